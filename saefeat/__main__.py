@@ -1,0 +1,5 @@
+"""`python -m saefeat` is `saefeat`."""
+
+from saefeat.cli import main
+
+main()
