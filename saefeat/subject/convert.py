@@ -6,7 +6,9 @@ run of the same model then multiply by exactly the same numbers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,9 @@ def convert_gguf(gguf: Path, out: Path, *, sha256: str | None = None, source: di
     log.info("converting %s (once)", gguf.name)
     try:
         where, file = str(gguf.parent), gguf.name
-        model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=torch.float32)
-        tokenizer: Any = AutoTokenizer.from_pretrained(where, gguf_file=file)
+        with quiet_transformers():
+            model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=torch.float32)
+            tokenizer: Any = AutoTokenizer.from_pretrained(where, gguf_file=file)
     except (ValueError, KeyError, OSError, NotImplementedError, AttributeError, IndexError) as error:
         raise FormatError(f"transformers cannot read this GGUF file ({error})", where=gguf) from error
     config = model.config
@@ -45,12 +48,29 @@ def convert_gguf(gguf: Path, out: Path, *, sha256: str | None = None, source: di
     weights = {n: t.to(torch.bfloat16).contiguous() for n, t in model.state_dict().items() if n not in tied}
     with atomic_directory(out) as directory:
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+        (directory / "model.safetensors").chmod(0o644)  # safetensors makes it readable to its owner alone
         config.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
         manifest = {"format": FORMAT, "format_version": VERSION, "gguf_sha256": digest, "dtype": "bfloat16"}
         write_json(directory / MANIFEST, {**manifest, "source": source or {"file": gguf.name}, "sizes": sizes})
     return out
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing progress bars and writing advice to stderr."""
+    from transformers.utils import logging as hf_logging
+
+    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

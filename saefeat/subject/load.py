@@ -14,7 +14,7 @@ import torch
 
 from saefeat.errors import FormatError, InputError, MissingModel
 from saefeat.files import fingerprint, home, sha256_file
-from saefeat.subject.convert import MANIFEST, convert_gguf, converted_fingerprint, is_whole
+from saefeat.subject.convert import MANIFEST, convert_gguf, converted_fingerprint, is_whole, quiet_transformers
 from saefeat.subject.model import Subject
 from saefeat.subject.registry import RECIPES, model_directory
 
@@ -45,18 +45,12 @@ def load_subject(name: str, *, device: str = "auto", dtype: str = "auto") -> Sub
 
 def _from_pretrained(directory: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as hf_logging
 
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
+    with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
         )
         return model, AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 def _is_recipe(name: str) -> bool:

