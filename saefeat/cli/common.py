@@ -74,6 +74,34 @@ def progress(settings: Settings) -> Iterator[Progress]:
         yield display
 
 
+@contextlib.contextmanager
+def stages(settings: Settings) -> Iterator[Callable[[str], Callable[[int, int], None] | None]]:
+    """A reporter for work in stages: a progress bar each on a terminal, else a log line as a stage starts and ends."""
+    import time
+
+    console_lines = logging.getLogger("saefeat.stages")
+    started: dict[str, float] = {}
+
+    with progress(settings) as display:
+
+        def report(stage: str) -> Callable[[int, int], None]:
+            finish()
+            started[stage] = time.monotonic()
+            if display.disable:
+                console_lines.info("%s ...", stage)
+            task = display.add_task(stage, total=None)
+            return lambda done, total: display.update(task, completed=done, total=total)
+
+        def finish() -> None:
+            for stage, since in started.items():
+                if display.disable:
+                    console_lines.info("%s done in %.0f s", stage, time.monotonic() - since)
+            started.clear()
+
+        yield report
+        finish()
+
+
 def read_argument(text: str | None) -> str:
     """A TEXT argument: itself, or stdin if it is '-' or missing."""
     if text is None or text == "-":
