@@ -30,33 +30,27 @@ def list_(as_json: bool) -> None:
     """Models that can be fetched by name."""
     from saefeat.subject import is_fetched, model_directory, recipes
 
-    rows = [
+    known = recipes()
+    fetched = {r.name: is_fetched(r.name) for r in known}
+
+    def text() -> str:
+        head = ["name", "fetched", "download", "license", "about"]
+        sizes = [f"{r.gguf_bytes / 1e6:.0f} MB" for r in known]
+        rows = zip(known, sizes, strict=True)
+        return table(head, [[r.name, "yes" if fetched[r.name] else "no", s, r.license, r.about] for r, s in rows])
+
+    value = [
         {
             "name": r.name,
-            "fetched": is_fetched(r.name),
+            "fetched": fetched[r.name],
             "download_bytes": r.gguf_bytes,
             "license": r.license,
             "about": r.about,
             "directory": str(model_directory(r.name)),
         }
-        for r in recipes()
+        for r in known
     ]
-    head = ["name", "fetched", "download", "license", "about"]
-
-    def text() -> str:
-        cells = [
-            [
-                r["name"],
-                "yes" if r["fetched"] else "no",
-                f"{r['download_bytes'] / 1e6:.0f} MB",
-                r["license"],
-                r["about"],
-            ]
-            for r in rows
-        ]
-        return table(head, cells)
-
-    emit({"models": rows}, text, as_json=as_json)
+    emit({"models": value}, text, as_json=as_json)
 
 
 @command.command(epilog="\b\nExamples:\n  saefeat model fetch smollm2-135m-instruct")

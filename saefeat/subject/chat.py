@@ -35,21 +35,26 @@ def render_chat(
 ) -> tuple[list[int], list[Turn]]:
     """The token ids of a conversation under the model's own chat template, and its turns.
 
-    messages: {"role", "content"} each. A token that straddles a boundary belongs to what comes before it. Raises
-    InputError if the model has no chat template, or the template refuses the messages (its reason is given).
+    messages: {"role", "content"} each. A token with any letter of the content counts as content; one that straddles
+    two turns belongs to the first. Markup written inside a content is read as markup, as the model's own pipeline
+    does. Raises InputError if the model has no chat template, or the template refuses the messages, with its reason.
     """
     tokenizer = subject.tokenizer
     _check(subject, messages)
     text = _render(subject, messages, add_generation_prompt)
     spans = _spans(subject, messages, text)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    starts = [start for start, _ in encoded["offset_mapping"]]
-
-    def position(character: int) -> int:
-        return bisect.bisect_left(starts, character)
-
-    turns = [Turn(m["role"], *map(position, span)) for m, span in zip(messages, spans, strict=True)]
+    starts, stops = zip(*encoded["offset_mapping"], strict=True)
+    turns = [_turn(m["role"], span, starts, stops) for m, span in zip(messages, spans, strict=True)]
     return list(encoded["input_ids"]), turns
+
+
+def _turn(role: str, span: tuple[int, int, int, int], starts: Sequence[int], stops: Sequence[int]) -> Turn:
+    """A span in characters as one in tokens, given each token's first character and the one after its last."""
+    start, stop, content_start, content_stop = (bisect.bisect_left(starts, character) for character in span)
+    if span[2] < span[3]:  # ' Yes' after 'assistant:' is content, though its space is markup
+        content_start = max(start, bisect.bisect_right(stops, span[2]))
+    return Turn(role, start, stop, content_start, content_stop)
 
 
 def _check(subject: Subject, messages: Sequence[Message]) -> None:
@@ -113,26 +118,35 @@ def _ends(subject: Subject, marked: Sequence[Message], marks: Sequence[str], pie
     ends = []
     for i in range(len(marked) - 1):
         closing = _split(_render(subject, marked[: i + 1]), marks[: i + 1])[-1]
-        shared = next((n for n in range(len(closing), 0, -1) if pieces[i + 1].startswith(closing[:n])), 0)
-        ends.append(shared)
+        ends.append(_shared(closing, pieces[i + 1]))
     return [*ends, len(pieces[-1])]
 
 
 def _opening(subject: Subject, marked: Sequence[Message], pieces: Sequence[str]) -> str:
     """The markup that opens the first turn, without BOS or a default system prompt before it.
 
-    It is what opens a later turn of the same role. If the template allows none, it is all before the content.
+    It is what opens a later turn of the same role. A system turn is never a later one: there BOS is taken off,
+    unless it opens every turn. If the template allows neither probe, it is all before the first content.
     """
-    first = marked[0]
-    if first["role"] == "system":
-        return pieces[0].removeprefix(subject.tokenizer.bos_token or "")
-    other = "assistant" if first["role"] == "user" else "user"
-    later = [{"role": first["role"], "content": "@a@"}, {"role": other, "content": "@b@"}, {**first, "content": "@c@"}]
+    role = marked[0]["role"]
+    others = {"user": ["assistant", "user"], "system": ["user"]}.get(role, ["user", role])
+    probe = [{"role": r, "content": f"@{i}@"} for i, r in enumerate([role, *others])]
+    marks = [message["content"] for message in probe]
     try:
-        between = _split(_render(subject, later), ["@a@", "@b@", "@c@"])[2]
+        between = _split(_render(subject, probe), marks)[-2]
+        closing = _split(_render(subject, probe[:-1]), marks[:-1])[-1]
     except InputError:
         return pieces[0]
-    return next((between[n:] for n in range(len(between)) if pieces[0].endswith(between[n:])), pieces[0])
+    later = between[_shared(closing, between) :]
+    if role == "system":
+        bos = subject.tokenizer.bos_token or ""
+        return pieces[0] if later.startswith(bos) else pieces[0].removeprefix(bos)
+    return later if pieces[0].endswith(later) else pieces[0]
+
+
+def _shared(a: str, b: str) -> int:
+    """How many characters `a` and `b` have in common at their start."""
+    return next((n for n in range(min(len(a), len(b)), 0, -1) if a[:n] == b[:n]), 0)
 
 
 def _require(condition: bool, subject: Subject) -> None:

@@ -7,6 +7,7 @@ run of the same model then multiply by exactly the same numbers.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def convert_gguf(gguf: Path, out: Path, *, sha256: str | None = None, source: di
         with quiet_transformers():
             model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=torch.float32)
             tokenizer: Any = AutoTokenizer.from_pretrained(where, gguf_file=file)
-    except (ValueError, KeyError, OSError, NotImplementedError, AttributeError, IndexError) as error:
+    except Exception as error:  # a damaged or unknown file fails in a dozen ways
         raise FormatError(f"transformers cannot read this GGUF file ({error})", where=gguf) from error
     config = model.config
     if hasattr(config, "quantization_config"):
@@ -66,7 +67,8 @@ def quiet_transformers() -> Iterator[None]:
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader's bar has no switch
+            yield
     finally:
         hf_logging.set_verbosity(level)
         if bars:

@@ -34,7 +34,7 @@ class Recipe:
 GEMMA_TERMS = (
     "Gemma is provided under and subject to the Gemma Terms of Use (ai.google.dev/gemma/terms), which include the "
     "Gemma Prohibited Use Policy (ai.google.dev/gemma/prohibited_use_policy). They bind you and whoever you pass "
-    "the model or its derivatives to."
+    "the model or its derivatives to"
 )
 
 RECIPES: tuple[Recipe, ...] = (
