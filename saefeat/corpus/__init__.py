@@ -1,0 +1,22 @@
+"""Stories with a known emotion and topic, neutral texts, streams of documents, and the texts a user passes."""
+
+from saefeat.corpus.check import Problem, check_corpus, corpus_stats
+from saefeat.corpus.documents import Document, documents, source_fingerprints
+from saefeat.corpus.stories import Neutral, Story, StoryCorpus, emotion_name, load_corpus
+from saefeat.corpus.texts import TextItem, read_texts
+
+__all__ = [
+    "Document",
+    "Neutral",
+    "Problem",
+    "Story",
+    "StoryCorpus",
+    "TextItem",
+    "check_corpus",
+    "corpus_stats",
+    "documents",
+    "emotion_name",
+    "load_corpus",
+    "read_texts",
+    "source_fingerprints",
+]
