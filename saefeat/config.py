@@ -122,6 +122,8 @@ class ReadoutConfig:
     """mean: over the text's tokens; last: the last token after the continuation."""
     continuation: str = ""
     """Appended to the text before it is read, such as ' In short, I feel so'."""
+    sae: str = ""
+    """The SAE it reads through, such as 'L18'; '': the first one given."""
 
 
 STORY = ReadoutConfig(name="story", pool="mean")
