@@ -26,8 +26,8 @@ class Context(NamedTuple):
 def pack(subject: Subject, stream: Iterable[Document], context: int) -> Iterator[Context]:
     """Contexts of exactly `context` tokens; what is left over at the end of the stream is dropped.
 
-    Each starts with the subject's prefix (BOS, if the tokenizer has one). Between two documents stands the
-    tokenizer's end-of-text token, if it has one. A document goes on in the next context where one ends.
+    Each starts with the subject's prefix (BOS, if the tokenizer has one). Between two documents in a
+    context stands the end-of-text token, if the tokenizer has one. A document goes on in the next context where one ends.
     """
     prefix, separator = list(subject.prefix_ids), separator_ids(subject)
     ids, starts = list(prefix), list[tuple[int, int]]()
@@ -35,14 +35,13 @@ def pack(subject: Subject, stream: Iterable[Document], context: int) -> Iterator
         rest = document_ids(subject, document)
         if not rest:
             continue
-        if len(ids) > len(prefix) or starts:
-            rest = separator + rest
-        begin = len(separator) if len(ids) > len(prefix) or starts else 0
+        between = separator if len(ids) > len(prefix) else []
+        rest = between + rest
         done = 0
         while done < len(rest):
             taken = min(context - len(ids), len(rest) - done)
-            if done <= begin < done + taken:
-                starts.append((number, len(ids) + begin - done))
+            if done <= len(between) < done + taken:
+                starts.append((number, len(ids) + len(between) - done))
             ids += rest[done : done + taken]
             done += taken
             if len(ids) == context:

@@ -150,8 +150,8 @@ class ActivationStore:
             first = self.n_contexts - self.n_heldout(share)
             for begin in range(first, self.n_contexts, batch_contexts):
                 chosen = np.arange(begin, min(begin + batch_contexts, self.n_contexts))
-                x_NTD = torch.stack([self._tensor(self._context(shards, layer, i, "x")) for i in chosen])
-                ids_NT = torch.from_numpy(np.stack([self._context(shards, None, i, "ids") for i in chosen])).long()
+                x_NTD = torch.stack([self._tensor(self._context(shards, layer, int(i), "x")) for i in chosen])
+                ids_NT = torch.from_numpy(np.stack([self._context(shards, None, int(i), "ids") for i in chosen])).long()
                 yield ids_NT, x_NTD, torch.from_numpy(usable_NT[chosen])
 
     def sample(self, layer: int, n: int, seed: int, *, heldout: float = 0.0) -> Tensor:
