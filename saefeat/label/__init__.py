@@ -3,7 +3,7 @@
 from saefeat.label.auroc import label_features, within_topic_auroc
 from saefeat.label.families import families
 from saefeat.label.label import label, read_manifest, read_pools, read_prototypes, top_k
-from saefeat.label.pools import Encoder, Pools, pool_texts, pool_tokens
+from saefeat.label.pools import Encoder, Pools, Progress, pool_texts, pool_tokens
 from saefeat.label.prototypes import (
     Prototypes,
     calibration,
@@ -20,6 +20,7 @@ from saefeat.label.prototypes import (
 __all__ = [
     "Encoder",
     "Pools",
+    "Progress",
     "Prototypes",
     "calibration",
     "centre_by_topic",
