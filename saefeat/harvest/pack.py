@@ -27,7 +27,7 @@ def pack(subject: Subject, stream: Iterable[Document], context: int) -> Iterator
     """Contexts of exactly `context` tokens; what is left over at the end of the stream is dropped.
 
     Each starts with the subject's prefix (BOS, if the tokenizer has one). Between two documents in a
-    context stands the end-of-text token, if the tokenizer has one. A document goes on in the next context where one ends.
+    context stands the end-of-text token, if the tokenizer has one. A document that does not fit goes on in the next.
     """
     prefix, separator = list(subject.prefix_ids), separator_ids(subject)
     ids, starts = list(prefix), list[tuple[int, int]]()

@@ -142,7 +142,7 @@ def _write_shard(
     starts: list[tuple[int, int, int]] = []
     norms: dict[int, list[np.ndarray]] = {layer: [] for layer in config.layers}
     try:
-        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        with atomic_path(path) as temporary, Tolerant(temporary) as disk, h5py.File(disk, "w") as file:
             file.attrs.update(format=KIND, format_version=VERSION)
             ids = file.create_dataset("ids", (size, T), "i4", maxshape=(size, T), chunks=(1, T), fletcher32=True)
             for layer in config.layers:
@@ -154,6 +154,7 @@ def _write_shard(
                 )  # fmt: skip
                 x.attrs["dtype"] = dtype
             for batch in batches:
+                disk.check()
                 B = len(batch.contexts)
                 ids[at : at + B] = [context.ids for context in batch.contexts]
                 for layer in config.layers:
@@ -174,15 +175,65 @@ def _write_shard(
                 usable_NT = _usable(norms_NT, layer, manifest, first=max(1, len(subject.prefix_ids)))
                 file.create_dataset(f"layer_{layer}/usable", data=usable_NT, fletcher32=True)
                 usable_count[str(layer)] = int(usable_NT.sum())
-    except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
-        if "write" in str(error).lower() or "space" in str(error).lower():
-            raise InputError(
-                f"cannot be written ({error})", where=path, do="free some disk and run it again"
-            ) from error
-        raise
     finally:
         batches.close()  # type: ignore[attr-defined]
     return {"contexts": at, "usable": usable_count}
+
+
+class Tolerant:
+    """A binary file that HDF5 writes to, which remembers a failed write instead of failing: `check` raises it.
+
+    The HDF5 library, when the disk is full, cannot close its file and later crashes the whole process. So it is told
+    that all went well, its file is closed and thrown away, and the error is raised from here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+
+    def __enter__(self) -> Tolerant:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._file.close()
+        if kind is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raise OSError if a write has failed."""
+        if self._error:
+            raise self._error
+
+    def write(self, data: memoryview) -> int:
+        size, done = len(data), 0
+        try:
+            while done < size and not self._error:
+                done += self._file.write(data[done:])
+        except OSError as error:
+            self._error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = error
+            return size or 0
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size) or b""
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
 
 
 def _usable(norms_NT: np.ndarray, layer: int, manifest: dict[str, Any], *, first: int) -> np.ndarray:
