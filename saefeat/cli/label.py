@@ -61,7 +61,15 @@ def command(
     subject = load_subject(model, device=settings.device, dtype=settings.dtype)
     with progress(settings) as display:
         task = display.add_task("tokens", total=None)
-        label(subject, saes, corpus, plan, out, lambda done, total: display.update(task, completed=done, total=total))
+        label(
+            subject,
+            saes,
+            corpus,
+            plan,
+            out,
+            lambda done, total: display.update(task, completed=done, total=total),
+            allow_other_weights=settings.allow_other_weights,
+        )
     manifest = read_manifest(out)
 
     def text() -> str:

@@ -20,7 +20,7 @@ from saefeat.label.families import families
 from saefeat.label.pools import Progress, pool_texts
 from saefeat.label.prototypes import Prototypes, fit_prototypes, scores
 from saefeat.sae import SAE, load_sae
-from saefeat.subject import Subject
+from saefeat.subject import Fingerprint, Subject
 
 logger = logging.getLogger(__name__)
 FORMAT, VERSION = "labels", 1
@@ -35,12 +35,14 @@ def label(
     config: LabelConfig,
     out: Path | str,
     on_progress: Progress = None,
+    *,
+    allow_other_weights: bool = False,
 ) -> Path:
     """Make the label directory `out` of SAE folders and a story corpus; with unchanged inputs it is left as it is.
 
     Readouts without an SAE of their own (`ReadoutConfig.sae`) use the first. All stories and neutral texts of the
     corpus are pooled; labels and prototypes use config.topics. Neutral texts serve only for `stands_out`.
-    Raises InputError, UnknownName (topic, SAE), FormatError, Busy.
+    Raises InputError, UnknownName (topic, SAE), ModelMismatch, FormatError, Busy.
     """
     out, began = Path(out), time.time()
     paths = [Path(path) for path in saes]
@@ -48,9 +50,7 @@ def label(
         raise InputError("no SAE given", do="pass --sae DIR")
     loaded = {path: load_sae(path).to(subject.device) for path in paths}
     for path, sae in loaded.items():
-        if sae.d_model != subject.d_model:
-            what = f"reads {sae.d_model} dimensions, {subject.name} has {subject.d_model}"
-            raise InputError(what, where=path, do="use the model it was trained on")
+        _check(sae, subject, path, allow_other_weights)
     of_readout = _assign(config.readouts, loaded)
     weights = {path: sha256_file(path / "sae_weights.safetensors") for path in paths}
     train = corpus.on_topics(config.topics) if config.topics else corpus
@@ -159,6 +159,18 @@ def read_pools(directory: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]
 
 
 # ---------------------------------------------------------------- steps
+def _check(sae: SAE, subject: Subject, path: Path, allow_other_weights: bool) -> None:
+    """Raise unless the SAE reads this model."""
+    if sae.d_model != subject.d_model:
+        what = f"reads {sae.d_model} dimensions, {subject.name} has {subject.d_model}"
+        raise InputError(what, where=path, do="use the model it was trained on")
+    subject.check_layer(sae.layer)
+    trained_on = sae.metadata.get("saefeat", {}).get("subject")
+    if trained_on:
+        known = Fingerprint.from_dict(trained_on)
+        known.check(subject.fingerprint, allow_other_weights=allow_other_weights, where=path)
+
+
 def _assign(readouts: Sequence[ReadoutConfig], loaded: Mapping[Path, SAE]) -> dict[str, Path]:
     """Readout name → the SAE's folder."""
     by_name = {sae.name: path for path, sae in loaded.items()}

@@ -28,9 +28,14 @@ ENCODED_ELEMENTS = 1 << 24
 class Encoder(Protocol):
     """What pooling asks of an SAE, or of a control that stands in for one."""
 
-    layer: int
-    n_features: int
-    sink_norm: float | None
+    @property
+    def layer(self) -> int: ...
+
+    @property
+    def n_features(self) -> int: ...
+
+    @property
+    def sink_norm(self) -> float | None: ...
 
     def encode(self, x_ND: Tensor) -> Tensor: ...
 
