@@ -69,8 +69,8 @@ def stories(
         from saefeat.atlas import Atlas
 
         atlas = Atlas.open(settings.atlas)
-        loaded = next(iter(atlas.saes.values()))
-        model = model or str(atlas.manifest["subject"]["name"])
+        loaded = atlas.sae()
+        model = model or atlas.subject_name
     else:
         loaded = load_sae(sae)
     subject = load_subject(model or "smollm2-135m-instruct", device=settings.device, dtype=settings.dtype)
