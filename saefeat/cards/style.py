@@ -1,0 +1,107 @@
+"""How cards write things: numbers, tokens, file names, and the sentences that every card carries."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+CLAIM = "Nothing here claims that a model feels anything: a functional emotion is a pattern in activations."
+NAME_LENGTH = 80
+"""Characters of a card's file name before its ending."""
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number as people write it: three significant digits, a real minus sign, a dash for what is not known."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, int):
+        text = f"{value:,}"
+    elif value != 0 and not 1e-4 <= abs(value) < 1e6:
+        text = f"{value:.{digits - 1}e}"
+    else:
+        decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
+        text = f"{value:.{max(0, min(decimals, 6))}f}"
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def percent(share: Any) -> str:
+    """A share as per cent; below a hundredth of a per cent as 1 in n."""
+    if share is None or (isinstance(share, float) and not math.isfinite(share)):
+        return "–"
+    if 0 < share < 1e-4:
+        return f"1 in {round(1 / share):,}"
+    return f"{number(100 * float(share))} %"
+
+
+def auroc(value: Any) -> str:
+    """An AUROC with its two decimals, never rounded up to a perfect 1."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{min(value, 0.999):.3f}" if 0.995 <= value < 1 else f"{value:.2f}"
+
+
+def visible(token: str) -> str:
+    """A token with its line breaks, tabs and control characters made visible; spaces stay."""
+    marks = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\x7f": "␡"}
+    return "".join(marks.get(c) or (chr(0x2400 + ord(c)) if c < " " else c) for c in token)
+
+
+def word(token: str) -> str:
+    """A token of the vocabulary, standing alone: the space it starts with is shown as ␣."""
+    shown = visible(token)
+    return "␣" * (len(shown) - len(shown.lstrip(" "))) + shown.lstrip(" ")
+
+
+def file_names(names: Iterable[str], *, taken: Iterable[str] = ("index",)) -> dict[str, str]:
+    """{card's name: file name without ending}, safe on every file system and different even where case is not.
+
+    'at ease' becomes at-ease; letters of any script stay; what would collide or be empty gets a short hash.
+    """
+    used = {name.casefold() for name in taken}
+    files: dict[str, str] = {}
+    for name in names:
+        if name in files:
+            continue
+        plain = unicodedata.normalize("NFC", name)
+        stem = re.sub(r"[^\w.]+", "-", plain).strip("-.")[:NAME_LENGTH]
+        while len(stem.encode()) > 2 * NAME_LENGTH:
+            stem = stem[:-1]
+        if not stem or stem.casefold() in used:
+            stem = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
+        used.add(stem.casefold())
+        files[name] = stem
+    return files
+
+
+def plain(value: Any) -> Any:
+    """`value` in what JSON can hold: numpy numbers and arrays unwrapped, tuples as lists, NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars
+        return plain(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def evidence_sentence(labels: Sequence[Mapping[str, Any]], n_emotions: int) -> str:
+    """What the first label's evidence says, and on which topics, in a plain sentence."""
+    if not labels:
+        return f"None of the atlas's {n_emotions} emotions is linked to this feature: no label stands on evidence."
+    first = labels[0]
+    held = first.get("heldout_auroc")
+    known = held is not None and math.isfinite(held)
+    value = held if known else first.get("auroc")
+    where = "topics that had no part in choosing it" if known else "the topics it was chosen on, so this is optimistic"
+    if value is None:
+        return f"This feature is listed for {first['emotion']!r} without a measured AUROC."
+    return (
+        f"Of two stories on one topic, one of them written to convey {first['emotion']!r}, this feature is the more "
+        f"active in the {first['emotion']!r} story {100 * value:.0f} % of the time (chance: 50 %), measured on {where}."
+    )
