@@ -60,7 +60,7 @@ def command(settings: Settings, path: Path | None, model: str | None, out: Path,
         "tokens_per_second": store.manifest["tokens_per_second"],
     }
     text = f"{result['tokens']:,} tokens of layers {', '.join(map(str, store.layers))} in {out}"
-    emit(result, lambda: f"{text}\nsaefeat train --activations {out} ...", as_json=as_json)
+    emit(result, lambda: f"{text}\nnext: saefeat train --help", as_json=as_json)
 
 
 def settings_of(settings: Settings, path: Path | None, model: str | None, flags: dict[str, Any]) -> tuple[Any, Any]:
