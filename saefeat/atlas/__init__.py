@@ -2,7 +2,7 @@
 
 from saefeat.atlas.atlas import Atlas
 from saefeat.atlas.build import STATEMENT, build_atlas
-from saefeat.atlas.locate import find_atlas, known_atlases
+from saefeat.atlas.locate import find_atlas, list_atlases
 from saefeat.atlas.nearest import Prototype, choose_readout
 from saefeat.atlas.pack import pack, packed_name, unpack
 from saefeat.atlas.verify import verify
@@ -14,7 +14,7 @@ __all__ = [
     "build_atlas",
     "choose_readout",
     "find_atlas",
-    "known_atlases",
+    "list_atlases",
     "pack",
     "packed_name",
     "unpack",

@@ -191,9 +191,9 @@ class Atlas:
         [{"feature", "activation", "contribution"}], "rest", "bias"}`: scores are standardised (stories of other
         emotions have mean 0 and sd 1); `features` are those that contribute most to the first emotion's score, and
         bias + their contributions + rest is that score. stands_out: whether that score exceeds what 95 % of neutral
-        texts reach (None: there were none). tokens: adds "tokens", [{"token", "contribution", "used"}], what each
-        token adds to that score. top, features: None for all. keep_going: a text that cannot be read gives
-        {"id", "error"}. Each object depends on its own text only.
+        texts reach (None: there were none). tokens: adds "tokens", [{"token", "score", "used"}], what each token adds
+        to that score: bias + all of them is the score. top, features: None for all. keep_going: a text that cannot be
+        read gives {"id", "error"}. Each object depends on its own text only.
         """
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}", do="pass a number, or all")
@@ -246,7 +246,7 @@ class Atlas:
         added_T = np.where(usable_T, added_T, 0.0) / max(int(usable_T.sum()), 1)
         strings = self.subject().token_strings(ids)
         return [
-            {"token": token, "contribution": round(float(added), DIGITS), "used": bool(used)}
+            {"token": token, "score": round(float(added), DIGITS), "used": bool(used)}
             for token, added, used in zip(strings, added_T, usable_T, strict=True)
         ]
 
@@ -374,7 +374,7 @@ class Atlas:
         return name
 
     # ------------------------------------------------------------ inside
-    def _row(self, row: int) -> dict[str, Any]:
+    def _row(self, row: Any) -> dict[str, Any]:
         """A row of the labels as plain values; NaN is None."""
         plain = {key: _plain(column[row]) for key, column in self.labels.items() if key not in ("sae", "feature")}
         return {"feature": f"{self.labels['sae'][row]}.{self.labels['feature'][row]}", **plain}

@@ -47,6 +47,7 @@ def build_atlas(
     subject: Subject,
     name: str | None = None,
     corpus: StoryCorpus | None = None,
+    allow_other_weights: bool = False,
     on_progress: Progress = None,
 ) -> Path:
     """Make the atlas `out` of a label directory and the SAE folders it was made with; returns `out`.
@@ -60,7 +61,9 @@ def build_atlas(
     told = read_manifest(labels)
     if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
         raise InputError("is there already and is no atlas", where=out, do="choose another --out")
-    Fingerprint.from_dict(told["subject"]).check(subject.fingerprint, where=labels)
+    Fingerprint.from_dict(told["subject"]).check(
+        subject.fingerprint, allow_other_weights=allow_other_weights, where=labels
+    )
     loaded = _load_saes(saes, told, labels)
     corpus = _corpus(told, labels) if corpus is None else corpus
     if corpus.fingerprint != told["corpus"]["fingerprint"]:

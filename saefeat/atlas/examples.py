@@ -84,14 +84,21 @@ class Gathered:
     def arrays(self) -> dict[str, np.ndarray]:
         """What the file holds, snippets by falling peak."""
         order = np.argsort(-self.score, axis=1, kind="stable")
-        taken = {name: getattr(self, name) for name in ("ids", "activation", "length", "peak", "story", "score")}
-        sorted_ = {
+        taken: dict[str, np.ndarray] = {
+            name: getattr(self, name) for name in ("ids", "activation", "length", "peak", "story", "score")
+        }
+        sorted_: dict[str, np.ndarray] = {
             name: np.take_along_axis(value, order if value.ndim == 2 else order[:, :, None], axis=1)
             for name, value in taken.items()
         }
         edges = np.geomspace(1, 2, BINS + 1).astype(np.float32) if self.edges is None else self.edges
         density = (self.fired / max(self.tokens, 1)).astype(np.float32)
-        rest = {"feature": self.feature, "density": density, "histogram": self.histogram, "edges": edges}
+        rest: dict[str, np.ndarray] = {
+            "feature": self.feature,
+            "density": density,
+            "histogram": self.histogram,
+            "edges": edges,
+        }
         return sorted_ | rest
 
 

@@ -33,6 +33,22 @@ def known_atlases() -> Iterator[tuple[str, str, Path]]:
                 yield name, kind, path.parent
 
 
+def list_atlases() -> list[dict[str, Any]]:
+    """Every atlas that a name finds: name, place (here, home, shipped), path, model, emotions, SAEs, created; or,
+    for one that cannot be read, error."""
+    rows = []
+    for name, place, path in known_atlases():
+        row: dict[str, Any] = {"name": name, "place": place, "path": str(path)}
+        try:
+            manifest = read_manifest(path)
+            row |= {"model": manifest["subject"]["name"], "emotions": len(manifest["emotions"])}
+            row |= {"saes": [entry["name"] for entry in manifest["saes"]], "created": manifest["created"]}
+        except (FormatError, KeyError, TypeError) as error:
+            row["error"] = str(error)
+        rows.append(row)
+    return rows
+
+
 def find_atlas(name_or_dir: str | Path | None = None) -> Path:
     """The directory of an atlas; None is the only one that ships. Raises UnknownName, InputError, FormatError."""
     if name_or_dir is None:

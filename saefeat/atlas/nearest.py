@@ -5,6 +5,7 @@ Every figure is of one text alone. Shapes: F features, E emotions, K active feat
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ def explain(
     """
     index_K, parts_K = prototype.contributions(x_F, emotion)
     bias = round(float(prototype.bias_E[emotion]), DIGITS)
-    listed = [
+    listed: list[dict[str, Any]] = [
         {
             "feature": f"{sae}.{index}",
             "activation": round(float(x_F[index]), DIGITS),
@@ -63,7 +64,7 @@ def explain(
         }
         for index, part in zip(index_K[:features], parts_K[:features], strict=True)
     ]
-    rest = score - bias - sum(row["contribution"] for row in listed)
+    rest = score - bias - math.fsum(row["contribution"] for row in listed)
     return {"features": listed, "rest": round(rest, DIGITS), "bias": bias}
 
 

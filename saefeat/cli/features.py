@@ -1,0 +1,29 @@
+"""`saefeat features`: the features that tell an emotion, with evidence."""
+
+from __future__ import annotations
+
+import click
+
+from saefeat.cli.common import Settings, emit, json_option
+from saefeat.cli.querying import Count, evidence, none_if_all, open_atlas
+
+EPILOG = """\b
+Examples:
+  saefeat features --emotion desperate
+  saefeat features --emotion at-ease --readout felt --top 3 --json
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--emotion", required=True, help="Such as desperate or at-ease.")
+@click.option("--readout", help="Of which readout (default: the atlas's first).")
+@click.option("--top", type=Count(), default=10, show_default=True, help="How many, or all that are labelled with it.")
+@json_option
+@click.pass_obj
+def command(settings: Settings, emotion: str, readout: str | None, top: int | str, as_json: bool) -> None:
+    """The features that tell an emotion's stories from the others best, with evidence.
+
+    AUROC is within topics, over all of them; 'held out' is that on topics the feature was not chosen on.
+    """
+    rows = open_atlas(settings).features(emotion, top=none_if_all(top), readout=readout)
+    emit({"features": rows}, lambda: evidence(rows, ["feature", "emotion"]), as_json=as_json)

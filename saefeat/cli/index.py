@@ -1,0 +1,64 @@
+"""`saefeat index`: labels and SAEs to an atlas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from saefeat.cli.common import Settings, emit, json_option, progress
+
+EPILOG = """\b
+Examples:
+  saefeat index --labels labels/ --sae sae/ --out indexes/mine
+  saefeat --atlas indexes/mine nearest "some text"
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--labels", required=True, type=click.Path(path_type=Path), help="What `saefeat label` made.")
+@click.option("--sae", "saes", required=True, multiple=True, type=click.Path(path_type=Path), help="SAE folder(s).")
+@click.option("--out", type=click.Path(path_type=Path), help="The atlas to make (default: $SAEFEAT_HOME/indexes/NAME).")
+@click.option("--name", help="The atlas's name (default: that of --out).")
+@click.option("--model", help="The subject model (default: the one the labels were made with).")
+@json_option
+@click.pass_obj
+def command(
+    settings: Settings,
+    labels: Path,
+    saes: tuple[Path, ...],
+    out: Path | None,
+    name: str | None,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """Labels, prototypes and SAEs to an atlas: the one directory from which every query is answered.
+
+    Reads the stories once more for the snippets on which each labelled feature fires most.
+    """
+    from saefeat.atlas import build_atlas
+    from saefeat.errors import InputError
+    from saefeat.files import home
+    from saefeat.label import read_manifest
+    from saefeat.subject import load_subject
+
+    if out is None and name is None:
+        raise InputError("the atlas has no name", do="pass --out DIR or --name NAME")
+    where = out or home() / "indexes" / str(name)
+    subject = load_subject(
+        model or read_manifest(labels)["subject"]["name"], device=settings.device, dtype=settings.dtype
+    )
+    with progress(settings) as display:
+        task = display.add_task("stories", total=None)
+        made = build_atlas(
+            labels,
+            saes,
+            where,
+            subject=subject,
+            name=name,
+            allow_other_weights=settings.allow_other_weights,
+            on_progress=lambda done, total: display.update(task, completed=done, total=total),
+        )
+    size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+    text = f"{made}: {size / 1e6:.1f} MB\nsaefeat --atlas {made} nearest TEXT"
+    emit({"atlas": str(made), "bytes": size}, lambda: text, as_json=as_json)
