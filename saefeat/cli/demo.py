@@ -23,7 +23,7 @@ Examples:
 def command(settings: Settings, out: Path | None) -> None:
     """The whole chain on the embedded default model, then three queries, cards and a report.
 
-    Fetches SmolLM2-135M-Instruct once (93 MB), harvests its residual stream at layer 18 on the shipped stories,
+    Fetches SmolLM2-135M-Instruct once (93 MB), harvests its residual stream at layer 19 on the shipped stories,
     trains a small sparse autoencoder, labels its features with 171 emotions, builds the index and asks it. A second
     run reuses what is done. The atlas that ships is larger and better: this one shows that the chain works here.
     """

@@ -16,13 +16,13 @@ DEMO_QUERIES = (
 
 
 def demo_config() -> BuildConfig:
-    """A few minutes on 2 cores: the stories themselves are the text, 2,304 features at layer 18."""
+    """A few minutes on 2 cores: the stories themselves are the text, 2,304 features at layer 19."""
     stories = shipped("corpora") / "stories"
     return BuildConfig(
         name="demo",
         subject=SubjectConfig(model="smollm2-135m-instruct"),
-        harvest=HarvestConfig(text=(str(stories),), layers=(18,), tokens=400_000),
-        train=TrainConfig(layer=18, features=2304, k=48, tokens=800_000, dead_after=100_000),
+        harvest=HarvestConfig(text=(str(stories),), layers=(19,), tokens=300_000),
+        train=TrainConfig(layer=19, features=2304, k=48, tokens=500_000, dead_after=100_000),
         label=LabelConfig(stories="stories"),
     )
 

@@ -136,8 +136,9 @@ def _run(
         torch.nn.utils.clip_grad_norm_(state.params, CLIP)
         state.adam.step()
         with torch.no_grad():
-            smallest = float(result.smallest)
-            state.threshold = (1 - config.threshold_lr) * state.threshold + config.threshold_lr * smallest
+            smallest = float(result.smallest.detach())
+            share = 1.0 if state.step == 0 else config.threshold_lr  # the first value starts the average
+            state.threshold = (1 - share) * state.threshold + share * smallest
             fires_F = (result.acts_NF > 0).sum(0)
             state.silent_F = torch.where(fires_F > 0, 0, state.silent_F + len(x_ND))
             state.fired_F += fires_F
@@ -145,7 +146,7 @@ def _run(
         if state.step % LOG_EVERY == 0 or state.step == steps:
             total = (x_ND - x_ND.mean(0)).square().sum(1).mean()
             line = {
-                "step": state.step, "tokens": state.step * config.batch, "loss": round(float(result.loss), 4),
+                "step": state.step, "tokens": state.step * config.batch, "loss": round(float(result.loss.detach()), 4),
                 "explained_variance": round(1 - float(result.mse / total), 4),
                 "l0": round(float((result.acts_NF > 0).sum(1).float().mean()), 2),
                 "dead_share": round(float(dead_F.float().mean()), 4), "aux": round(float(result.aux), 4),
