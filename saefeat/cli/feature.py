@@ -38,12 +38,15 @@ def shown(result: dict[str, Any]) -> str:
         lines += ["", f"{title}: {words}"]
     for example in result["examples"]:
         peak = max(example["activations"])
-        marked = "".join(
-            f"**{token.strip()}** " if value > peak / 2 and token.strip() else token
-            for token, value in zip(example["tokens"], example["activations"], strict=True)
-        )
+        pairs = zip(example["tokens"], example["activations"], strict=True)
+        marked = "".join(_starred(token) if value > peak / 2 else token for token, value in pairs)
         lines += ["", f"{figure(peak)}  {example['emotion']}, {example['topic']}: {' '.join(marked.split())}"]
     return "\n".join(lines)
+
+
+def _starred(token: str) -> str:
+    word = token.strip()
+    return token.replace(word, f"**{word}**") if word else token
 
 
 def _share(density: float | None) -> str:
