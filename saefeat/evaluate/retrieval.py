@@ -14,7 +14,7 @@ import numpy as np
 from saefeat.errors import InputError
 from saefeat.label import calibration, dual_prototypes, gram, heldout_scores, raw_scores
 
-RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 RESAMPLES = 2000
 
 
