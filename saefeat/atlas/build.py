@@ -21,7 +21,7 @@ from saefeat.errors import FormatError, InputError
 from saefeat.files import atomic_directory, read_json, sha256_file, shipped, write_json
 from saefeat.label import fit_prototypes, read_manifest, read_pools, read_prototypes
 from saefeat.sae import SAE, load_sae
-from saefeat.subject import Fingerprint, Subject
+from saefeat.subject import Fingerprint, Subject, recipes
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None] | None
@@ -220,5 +220,6 @@ def _without_directories(value: Any) -> Any:
 
 
 def _findable(name: str) -> str:
-    """A subject's name as it finds the model from anywhere: a path made absolute."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    """A subject's name as it finds the model from anywhere: a path (that is no recipe's name) made absolute."""
+    is_path = Path(name).exists() and all(recipe.name != name for recipe in recipes())
+    return str(Path(name).resolve()) if is_path else name
