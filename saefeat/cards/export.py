@@ -115,7 +115,7 @@ def _index_page(atlas: str, rows: Sequence[Mapping[str, Any]], links: Mapping[st
             f'<td class="n">{auroc(row["about"].get("heldout_auroc"))}</td></tr>'
             for row in features
         )
-        head = '<tr><th>feature</th><th>emotion</th><th class="n">AUROC, held-out topics</th></tr>'
+        head = '<tr><th>feature</th><th>emotion</th><th class="n">held-out AUROC</th></tr>'
         body = f"<table><thead>{head}</thead><tbody>{lines}</tbody></table>"
         parts.append(f'<h2>Features</h2>\n<div class="scroll">{body}</div>')
     return page(f"Cards · {atlas} · saefeat", "\n".join(parts), claim=CLAIM)

@@ -128,7 +128,7 @@ def provenance(atlas: Atlas, sae: str | None = None) -> dict[str, Any]:
         "sae": f"{entry['name']}, {entry['architecture']}, {entry['features']:,} features",
         "sae_weights": f"sha256 {entry['sha256'][:16]}",
         "atlas": atlas.name,
-        "made": told.get("created"),
+        "made": str(told.get("created", ""))[:10] or None,
         "stories": f"{atlas.n_stories:,} on {len(atlas.topics)} topics",
         "fingerprints": {key: subject[key] for key in ("architecture", "tokenizer", "weights")},
         "version": f"saefeat {told.get('saefeat')}",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from saefeat.cards.style import auroc, number, percent, visible, word
+from saefeat.cards.style import auroc, decimal, number, percent, visible, word
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1d2025; --soft: #5c636e; --paper: #fff; --raised: #f5f6f8; --line: #dcdfe4;
@@ -78,13 +78,13 @@ def _feature(card: Mapping[str, Any], links: Links) -> str:
     }
     activity = f'<div class="cols">{histogram(card["histogram"])}<div>{facts_table(facts)}</div></div>'
     lens = f'<div class="cols">{_words("Up", card["words_up"])}{_words("Down", card["words_down"])}</div>'
-    near = [[link(n["feature"], links), escape(n.get("emotion") or "–"), number(n["cosine"])] for n in card["nearest"]]
+    near = [[link(n["feature"], links), escape(n.get("emotion") or "–"), decimal(n["cosine"])] for n in card["nearest"]]
     return "\n".join(
         [
             f'<h1>{escape(card["name"])}{about}</h1>\n<p class="soft">Feature of a sparse autoencoder at '
             f"{escape(card['provenance']['hook_point'])} of {escape(card['provenance']['model'])}</p>",
             f'<p class="lead">{escape(card["evidence"])}</p>',
-            section("Evidence", evidence_table(labels[:LABELS], "emotion", links), _more(labels)) if labels else "",
+            section("Evidence", evidence_table(labels[:LABELS], "emotion", links), _evidence_note(labels)),
             section("Activations", activity),
             section("Strongest snippets", snippets(card["snippets"], links) or _none("No snippets were kept.")),
             section("Words it promotes and suppresses", lens, "Logit lens: the decoder direction through the final "
@@ -96,7 +96,7 @@ def _feature(card: Mapping[str, Any], links: Links) -> str:
 
 
 def _emotion(card: Mapping[str, Any], links: Links) -> str:
-    near = [[link(n["emotion"], links), escape(n.get("family") or "–"), number(n["cosine"])] for n in card["nearest"]]
+    near = [[link(n["emotion"], links), escape(n.get("family") or "–"), decimal(n["cosine"])] for n in card["nearest"]]
     family = f"Family: {escape(card['family'])}. " if card["family"] else ""
     members = ", ".join(link(name, links) for name in card["family_members"])
     return "\n".join(
@@ -105,7 +105,7 @@ def _emotion(card: Mapping[str, Any], links: Links) -> str:
             f"{escape(card['provenance']['model'])}</p>",
             f'<p class="lead">{escape(card["evidence"])}</p>',
             f"<p>{family}{'With it: ' + members + '.' if members else ''}</p>" if family or members else "",
-            section("Features that carry it", evidence_table(card["features"], "feature", links)),
+            section("Features that carry it", evidence_table(card["features"], "feature", links), _evidence_note([])),
             section("Where they fire", snippets(card["snippets"], links) or _none("No snippets were kept.")),
             section("Nearest emotions", table(["emotion", "family", "n:cosine"], near), card["nearest_note"])
             if near else "",
@@ -128,13 +128,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def evidence_table(rows: Sequence[Mapping[str, Any]], subject: str, links: Links) -> str:
     """Labels with their evidence; `subject` is the column that differs: 'emotion' or 'feature'."""
-    head = [subject, "readout", "n:AUROC, held-out topics", "n:AUROC, all", "n:mean difference"]
+    head = [subject, "readout", "n:held-out AUROC", "n:topics", "n:AUROC", "n:mean difference"]
     return table(
         head,
         [
             [
                 link(row[subject], links), escape(str(row.get("readout") or "–")), auroc(row.get("heldout_auroc")),
-                auroc(row.get("auroc")), number(row.get("mean_difference")),
+                number(row.get("folds") or None), auroc(row.get("auroc")), number(row.get("mean_difference")),
             ]
             for row in rows
         ],
@@ -155,7 +155,9 @@ def highlighted(tokens: Sequence[str], values: Sequence[float | None], scale: fl
             parts.append(text)
             continue
         colour = "up" if value > 0 else "down"
-        parts.append(f'<span style="background:rgb(var(--{colour})/{shade})" title="{number(value)}">{text}</span>')
+        body = text.lstrip(" ") or text  # a shaded space at the end of a line looks like a word of its own
+        style = f"background:rgb(var(--{colour})/{shade})"
+        parts.append(f'{text[: len(text) - len(body)]}<span style="{style}" title="{number(value)}">{body}</span>')
     return f'<p class="text">{"".join(parts)}</p>'
 
 
@@ -170,7 +172,8 @@ def snippets(rows: Sequence[Mapping[str, Any]], links: Links) -> str:
         peak = max((v for v in row["values"] if v is not None), default=0.0)
         of = [link(row["feature"], links)] if row.get("feature") else []
         of += [escape(str(row[key])) for key in ("emotion", "topic") if row.get(key)] + [f"peak {number(peak)}"]
-        text = highlighted(row["tokens"], row["values"], scales[row.get("feature")])
+        first, *rest = row["tokens"] or [""]
+        text = highlighted([first.lstrip(" "), *rest], row["values"], scales[row.get("feature")])
         out.append(f'<div class="card">{text}<p class="note soft">{" · ".join(of)}</p></div>')
     return "\n".join(out)
 
@@ -242,7 +245,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _words(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = [[f"<code>{escape(word(row['token']))}</code>", number(row["logit"])] for row in rows]
+    cells = [[f"<code>{escape(word(row['token']))}</code>", decimal(row["logit"])] for row in rows]
     return f"<div><h3>{title}</h3>{table(['token', 'n:logit'], cells)}</div>"
 
 
@@ -251,8 +254,9 @@ def section(title: str, body: str, note: str = "") -> str:
     return f"<h2>{escape(title)}</h2>{about}\n{body}"
 
 
-def _more(labels: Sequence[Any]) -> str:
-    return f"The first {LABELS} of {len(labels)} labels." if len(labels) > LABELS else ""
+def _evidence_note(labels: Sequence[Any]) -> str:
+    more = f" The first {LABELS} of {len(labels)} labels." if len(labels) > LABELS else ""
+    return f"AUROC within topics; held-out: on topics left out when the feature was chosen.{more}"
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:

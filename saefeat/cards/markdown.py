@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saefeat.cards.style import auroc, number, percent, visible, word
+from saefeat.cards.style import auroc, decimal, number, percent, visible, word
 
 STRONG = 0.5
 """A token is bold from this share of its feature's strongest activation in the card on."""
@@ -30,9 +30,9 @@ def _feature(card: Mapping[str, Any], links: Mapping[str, str]) -> list[str]:
         lines += ["## Evidence", evidence_table(labels, "emotion", links)]
     lines += ["## Strongest snippets", _snippets(card["snippets"], links)]
     for key, name in (("words_up", "Words it promotes"), ("words_down", "Words it suppresses")):
-        words = [f"{code(word(row['token']))} {number(row['logit'])}" for row in card[key]]
+        words = [f"{code(word(row['token']))} {decimal(row['logit'])}" for row in card[key]]
         lines += [f"## {name}", ", ".join(words) or "None."]
-    near = [[_link(n["feature"], links), text(n.get("emotion") or "–"), number(n["cosine"])] for n in card["nearest"]]
+    near = [[_link(n["feature"], links), text(n.get("emotion") or "–"), decimal(n["cosine"])] for n in card["nearest"]]
     return [*lines, "## Nearest features", table(["feature", "emotion", "cosine"], near)]
 
 
@@ -43,7 +43,7 @@ def _emotion(card: Mapping[str, Any], links: Mapping[str, str]) -> list[str]:
         lines.append(f"Family: {text(card['family'])}." + (f" With it: {members}." if members else ""))
     lines += ["## Features that carry it", evidence_table(card["features"], "feature", links)]
     lines += ["## Where they fire", _snippets(card["snippets"], links)]
-    near = [[_link(n["emotion"], links), text(n.get("family") or "–"), number(n["cosine"])] for n in card["nearest"]]
+    near = [[_link(n["emotion"], links), text(n.get("family") or "–"), decimal(n["cosine"])] for n in card["nearest"]]
     return lines + (["## Nearest emotions", table(["emotion", "family", "cosine"], near)] if near else [])
 
 
@@ -57,12 +57,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def evidence_table(rows: Sequence[Mapping[str, Any]], subject: str, links: Mapping[str, str]) -> str:
     """Labels with their evidence; `subject` is the column that differs: 'emotion' or 'feature'."""
-    head = [subject, "readout", "AUROC, held-out topics", "AUROC, all", "mean difference"]
+    head = [subject, "readout", "held-out AUROC", "topics", "AUROC", "mean difference"]
     return table(
         head,
         [
             [
                 _link(row[subject], links), text(str(row.get("readout") or "–")), auroc(row.get("heldout_auroc")),
+                number(row.get("folds") or None),
                 auroc(row.get("auroc")), number(row.get("mean_difference")),
             ]
             for row in rows
@@ -72,7 +73,7 @@ def evidence_table(rows: Sequence[Mapping[str, Any]], subject: str, links: Mappi
 
 def text(value: str) -> str:
     """Plain text with whatever Markdown or HTML would read as markup escaped, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|!~&$])", r"\\\1", visible(value))
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&$])", r"\\\1", visible(value))
 
 
 def code(value: str) -> str:

@@ -13,7 +13,7 @@ from saefeat.atlas import Atlas
 from saefeat.cards.feature import provenance
 from saefeat.cards.html import Links, facts_table, highlighted, link, section, table
 from saefeat.cards.html import page as html_page
-from saefeat.cards.style import CLAIM, number, percent
+from saefeat.cards.style import CLAIM, decimal, number, percent
 from saefeat.files import atomic_path
 
 SHOWN_FEATURES = 5
@@ -41,7 +41,7 @@ def demo_report(
         "model's activations, and which features say so.</p>"
     ]
     for i, result in enumerate(results):
-        body.append(_query(result, texts[i] if i < len(texts) else None, links))
+        body.append(_query(atlas, result, texts[i] if i < len(texts) else None, links))
     if quality:
         body.append(section("The sparse autoencoder", _quality(quality), "Measured on held-out, non-sink tokens."))
     if links:
@@ -53,17 +53,17 @@ def demo_report(
     return out
 
 
-def _query(result: Mapping[str, Any], text: str | None, links: Links) -> str:
+def _query(atlas: Atlas, result: Mapping[str, Any], text: str | None, links: Links) -> str:
     emotions = result["emotions"]
     title = emotions[0]["emotion"] if emotions else "nothing"
-    rows = [[link(e["emotion"], links), escape(e.get("family") or "–"), number(e["score"])] for e in emotions]
+    rows = [[link(e["emotion"], links), escape(e.get("family") or "–"), decimal(e["score"])] for e in emotions]
     features = [
-        [link(f["feature"], links), number(f["activation"]), number(f["contribution"])]
+        [link(f["feature"], links), number(f["activation"]), decimal(f["contribution"])]
         for f in result["features"][:SHOWN_FEATURES]
     ]
     tokens = result.get("tokens")
     if tokens:
-        shown, note = _tokens(tokens, title)
+        shown, note = _tokens(atlas, tokens, title, text)
     else:
         shown, note = f'<p class="text">{escape(text or "")}</p>', ""
     doubt = (
@@ -77,13 +77,19 @@ def _query(result: Mapping[str, Any], text: str | None, links: Links) -> str:
     )
 
 
-def _tokens(tokens: Sequence[Mapping[str, Any]], emotion: str) -> tuple[str, str]:
-    """The text with what each token adds to the score; plain if it is read at one token only."""
-    strings = [token["token"] for token in tokens]
+def _tokens(atlas: Atlas, tokens: Sequence[Mapping[str, Any]], emotion: str, text: str | None) -> tuple[str, str]:
+    """The text with what each token adds to the score; if it is read at one token only, as the mean readout sees it."""
+    where = ""
     if sum(token["used"] for token in tokens) < 2:
-        return highlighted(strings, [None] * len(strings)), "It is read at the last token shown."
-    note = f"Orange speaks for {emotion}, blue against it; the figure is the tooltip."
-    return highlighted(strings, [token["contribution"] for token in tokens]), note
+        where = "It is read at the last token after a continuation"
+        means = [name for name, told in atlas.readouts.items() if told["pool"] == "mean"]
+        if not means or text is None:
+            return highlighted([token["token"] for token in tokens], [None] * len(tokens)), f"{where}."
+        other = next(atlas.nearest([text], top=1, readout=means[0], tokens=True))
+        tokens, emotion = other["tokens"], other["emotions"][0]["emotion"]
+        where += f"; highlighted is the readout {means[0]}, nearest to {emotion}. "
+    note = f"{where}Orange speaks for {emotion}, blue against it; the figure is the tooltip."
+    return highlighted([token["token"] for token in tokens], [token["score"] for token in tokens]), note
 
 
 def _quality(figures: Mapping[str, Any]) -> str:

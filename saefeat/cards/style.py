@@ -23,9 +23,20 @@ def number(value: Any, digits: int = 3) -> str:
     elif value != 0 and not 1e-4 <= abs(value) < 1e6:
         text = f"{value:.{digits - 1}e}"
     else:
-        decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
-        text = f"{value:.{max(0, min(decimals, 6))}f}"
-    return text.replace("-", "−", 1) if text.startswith("-") else text
+        decimals = digits - 1 - int(f"{value:.{digits - 1}e}".split("e")[1]) if value else 0  # of the rounded value
+        text = f"{value:.{max(0, decimals)}f}"
+    return _minus(text)
+
+
+def decimal(value: Any, decimals: int = 2) -> str:
+    """A number of known size (a cosine, a score) with the same decimals throughout a column."""
+    return "–" if value is None or not math.isfinite(value) else _minus(f"{value:.{decimals}f}")
+
+
+def _minus(text: str) -> str:
+    if not text.startswith("-"):
+        return text
+    return text[1:] if not text.strip("-0.") else "−" + text[1:]
 
 
 def percent(share: Any) -> str:
@@ -98,10 +109,12 @@ def evidence_sentence(labels: Sequence[Mapping[str, Any]], n_emotions: int) -> s
     held = first.get("heldout_auroc")
     known = held is not None and math.isfinite(held)
     value = held if known else first.get("auroc")
-    where = "topics that had no part in choosing it" if known else "the topics it was chosen on, so this is optimistic"
+    folds = first.get("folds") or 0
+    left_out = f"on {folds} topic{'' if folds == 1 else 's'}, each left out when the feature was chosen"
+    where = left_out if known else "on the topics it was chosen on, so this is optimistic"
     if value is None:
         return f"This feature is listed for {first['emotion']!r} without a measured AUROC."
     return (
         f"Of two stories on one topic, one of them written to convey {first['emotion']!r}, this feature is the more "
-        f"active in the {first['emotion']!r} story {100 * value:.0f} % of the time (chance: 50 %), measured on {where}."
+        f"active in the {first['emotion']!r} story {100 * value:.0f} % of the time (chance: 50 %), measured {where}."
     )

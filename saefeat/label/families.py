@@ -8,15 +8,15 @@ import numpy as np
 
 
 def families(heldout_NE: np.ndarray, emotion_N: np.ndarray, emotions: Sequence[str]) -> dict[str, str]:
-    """Emotion → family. Two emotions are alike if their stories have like profiles (scores for all emotions, each
-    by prototypes that never saw the story's topic); average linkage, as many families as the mean silhouette likes
-    best between an eighth and a third of the number of emotions."""
+    """Emotion → family. Two emotions are alike if the stories of each score high on the other (scores by prototypes
+    that never saw the story's topic), as a share of how high they score on their own. Average linkage; as many
+    families as the mean silhouette likes best between an eighth and a third of the number of emotions."""
     E = len(emotions)
     if E < 4:
         return {emotion: emotion for emotion in emotions}
     scores_NE = np.nan_to_num(heldout_NE)
-    profile_EE = np.stack([scores_NE[emotion_N == e].mean(0) for e in range(E)])
-    distance_EE = 1 - similarity(profile_EE)
+    mean_EE = np.stack([scores_NE[emotion_N == e].mean(0) for e in range(E)])
+    distance_EE = 1 - mutual(mean_EE)
     best, best_silhouette = np.arange(E), -np.inf
     for cluster_E in average_linkage(distance_EE):
         count = len(np.unique(cluster_E))
@@ -31,14 +31,16 @@ def families(heldout_NE: np.ndarray, emotion_N: np.ndarray, emotions: Sequence[s
     return {emotion: medoids[best[e]] for e, emotion in enumerate(emotions)}
 
 
-def similarity(profile_EE: np.ndarray) -> np.ndarray:
-    """Pearson correlation of rows; 0 with a row that does not vary."""
-    centred = profile_EE - profile_EE.mean(1, keepdims=True)
-    length_E = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit = centred / np.where(length_E > 1e-12, length_E, np.inf)
-    similarity_EE = unit @ unit.T
-    np.fill_diagonal(similarity_EE, 1.0)
-    return similarity_EE
+def mutual(mean_EE: np.ndarray) -> np.ndarray:
+    """Mean scores of each emotion's stories (rows) for each emotion, made symmetric with 1 on the diagonal.
+
+    Whole profiles are not compared: they mostly tell bodily from reflective emotions, not near-synonyms.
+    """
+    both_EE = (mean_EE + mean_EE.T) / 2
+    own_E = np.sqrt(np.maximum(np.diag(both_EE), 1.0))  # an emotion that is not found at all resembles none
+    mutual_EE = both_EE / np.outer(own_E, own_E)
+    np.fill_diagonal(mutual_EE, 1.0)
+    return mutual_EE
 
 
 def average_linkage(distance_EE: np.ndarray) -> list[np.ndarray]:

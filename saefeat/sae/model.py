@@ -70,7 +70,7 @@ class SAE:
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return SAE(**{**vars(self), **moved})
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, x_ND: Tensor) -> Tensor:
         """Activations acts_NF (float32, >= 0) of residual vectors x_ND of any float dtype."""
         x_ND = x_ND.to(self.W_enc_DF.dtype)
@@ -88,7 +88,7 @@ class SAE:
             return torch.zeros_like(pre_NF).scatter_(1, index_NK, value_NK)
         return pre_NF.relu_()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, acts_NF: Tensor) -> Tensor:
         """Reconstructions x_ND of activations."""
         if self.architecture == "topk" and self.cfg.get("rescale_acts_by_decoder_norm"):

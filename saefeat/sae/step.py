@@ -1,7 +1,7 @@
 """One training step of a BatchTopK or Matryoshka-BatchTopK autoencoder: pure functions, defined as in sae-lens.
 
 Of a batch's N x F rectified pre-activations, each scaled by its decoder norm, the N*k largest stay (Bussmann et al.
-2024). loss = mean_N sum_D (x - x̂)^2, for Matryoshka the mean over nested dictionaries (Bussmann et al. 2025), plus the
+2024). loss = mean_N sum_D (x - x̂)^2, for Matryoshka the sum over nested dictionaries (Bussmann et al. 2025), plus the
 auxiliary loss in which the largest dead features reconstruct what is left over (Gao et al. 2024, A.2).
 """
 
@@ -82,7 +82,7 @@ def forward(
         xhat_ND = xhat_ND + (acts_low_NF[:, low:high] @ unit_low_FD[low:high]).float()
         losses.append((x_ND - xhat_ND).square().sum(1).mean())
     mse = losses[-1]
-    loss = torch.stack(losses).mean()
+    loss = torch.stack(losses).sum()
 
     aux = x_ND.new_zeros(())
     dead = 0 if dead_F is None else int(dead_F.sum())

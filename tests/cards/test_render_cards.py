@@ -132,7 +132,7 @@ def test_ticks_are_few_rising_and_inside(low: float, span: float) -> None:
 
 def test_markdown_says_the_same() -> None:
     text = render_markdown(card(), {"L18.9": "L18.9.md"})
-    for said in ("# L18.7: at ease", "| at ease | story | 0.87 | 0.91 |", "The **rent**", "`␣calm` 0.900",
+    for said in ("# L18.7: at ease", "| at ease | story | 0.87 | 7 | 0.91 |", "The **rent**", "`␣calm` 0.90",
                  "[L18.9](L18.9.md)", "0.61", CLAIM):  # fmt: skip
         assert said in text, said
 
@@ -154,9 +154,9 @@ def test_inline_code_ends_where_it_should(value: str) -> None:
 
 
 def test_sentences_say_where_the_figure_comes_from() -> None:
-    label = {"emotion": "sad", "auroc": 0.9, "heldout_auroc": 0.8}
+    label = {"emotion": "sad", "auroc": 0.9, "heldout_auroc": 0.8, "folds": 5}
     assert "80 %" in evidence_sentence([label], 5)
-    assert "no part in choosing" in evidence_sentence([label], 5)
+    assert "on 5 topics, each left out" in evidence_sentence([label], 5)
     optimistic = evidence_sentence([label | {"heldout_auroc": float("nan")}], 5)
     assert "90 %" in optimistic
     assert "optimistic" in optimistic
@@ -184,6 +184,12 @@ def test_file_names_are_safe_and_different(names: list[str]) -> None:
         assert len(stem.encode()) < 200
         assert not re.search(r'[\s/\\:*?"<>|\x00-\x1f]', stem)
         assert not stem.startswith((".", "-"))
+
+
+@given(st.floats(-1e300, 1e300))
+def test_a_number_keeps_three_digits(value: float) -> None:
+    read = float(number(value).replace("−", "-").replace(",", ""))
+    assert read == pytest.approx(value, rel=0.00501, abs=1e-300)
 
 
 def test_file_names_people_expect() -> None:

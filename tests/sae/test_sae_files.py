@@ -34,11 +34,11 @@ def test_sae_lens_reads_ours_and_computes_the_same(tmp_path: Path, dtype: str) -
     assert ours.name == "L1"
     assert ours.sink_norm == 9.5
     x_ND = torch.randn(200, D, generator=torch.Generator().manual_seed(3)) * 2
-    acts_NF, lens_NF = ours.encode(x_ND), theirs.encode(x_ND)
+    acts_NF, lens_NF = ours.encode(x_ND), theirs.encode(x_ND).detach()
     pre_NF = (x_ND - ours.b_dec_D) @ ours.W_enc_DF + ours.b_enc_F
     clear_NF = (pre_NF - ours.threshold_F).abs() > 1e-5
     assert torch.allclose(acts_NF[clear_NF], lens_NF[clear_NF], rtol=1e-4, atol=1e-6)
-    assert torch.allclose(ours.decode(acts_NF), theirs.decode(acts_NF), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(ours.decode(acts_NF), theirs.decode(acts_NF).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_top_k_sae_of_sae_lens_is_read(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from saefeat.sae import load_sae, quality, train
 from saefeat.subject import Subject
 from tests.tiny import TEXT
 
-CONFIG = TrainConfig(features=96, k=8, tokens=60_000, batch=256, checkpoint_every=7, dead_after=5_000, lr=2e-3)
+CONFIG = TrainConfig(
+    features=96, k=8, tokens=60_000, batch=256, checkpoint_every=7, dead_after=5_000, lr=2e-3, threshold_lr=0.05
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def test_it_learns_to_reconstruct(undisturbed: Path, store: ActivationStore, tin
     figures = quality(load_sae(undisturbed), store, tiny, share=0.1, max_tokens=1_000)
     assert figures["explained_variance"] > 0.6
     assert 4 < figures["l0"] < 16
-    assert figures["ce_recovered"] <= 1.05
+    assert abs(figures["ce_sae"] - figures["ce_clean"]) < 0.05  # a random model's loss hardly depends on its stream
 
 
 RUN = """
