@@ -18,7 +18,7 @@ from saefeat.atlas.locate import FORMAT, MANIFEST, VERSION
 from saefeat.atlas.nearest import Prototype, profile
 from saefeat.corpus import StoryCorpus, load_corpus
 from saefeat.errors import FormatError, InputError
-from saefeat.files import atomic_directory, read_json, sha256_file, shipped, write_json
+from saefeat.files import atomic_directory, atomic_path, read_json, sha256_file, shipped, write_json
 from saefeat.label import fit_prototypes, read_manifest, read_pools, read_prototypes
 from saefeat.sae import SAE, load_sae
 from saefeat.subject import Fingerprint, Subject, recipes
@@ -74,7 +74,7 @@ def build_atlas(
     topic_N = np.array([story.topic for story in stories])
 
     with atomic_directory(out) as made:
-        shutil.copy(labels / LABELS, made / LABELS)
+        shutil.copyfile(labels / LABELS, made / LABELS)
         # scores are those of the weights that the atlas holds: halves, scaled
         prototypes: dict[str, tuple[Prototype, float]] = {}
         for readout, (W_FE, bias_E) in read_prototypes(labels).items():
@@ -172,7 +172,8 @@ def _write_prototypes(path: Path, prototypes: Mapping[str, tuple[Prototype, floa
     for name, (prototype, scale) in prototypes.items():
         tensors[f"{name}.W_FE"] = (prototype.W_FE / np.float32(scale)).astype(np.float16)
         tensors[f"{name}.bias_E"] = prototype.bias_E
-    save_file(tensors, path, metadata={"format": "atlas prototypes", "format_version": str(VERSION)})
+    with atomic_path(path) as temporary:  # safetensors alone would leave it readable by its owner only
+        save_file(tensors, temporary, metadata={"format": "atlas prototypes", "format_version": str(VERSION)})
 
 
 def _placed(sae: SAE, path: Path, made: Path) -> dict[str, Any]:
@@ -185,7 +186,7 @@ def _placed(sae: SAE, path: Path, made: Path) -> dict[str, Any]:
     target.mkdir(parents=True)
     for file in SAE_FILES:
         if (path / file).exists():
-            shutil.copy(path / file, target / file)
+            shutil.copyfile(path / file, target / file)
     return entry | {"path": f"saes/{sae.name}"}
 
 

@@ -40,6 +40,7 @@ def shown(result: dict[str, Any]) -> str:
         peak = max(example["activations"])
         pairs = zip(example["tokens"], example["activations"], strict=True)
         marked = "".join(_starred(token) if value > peak / 2 else token for token, value in pairs)
+        marked = marked.replace("****", "").replace("** **", " ")  # neighbours share their stars
         lines += ["", f"{figure(peak)}  {example['emotion']}, {example['topic']}: {' '.join(marked.split())}"]
     return "\n".join(lines)
 

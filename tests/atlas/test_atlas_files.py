@@ -37,6 +37,8 @@ def test_a_fresh_atlas_is_whole_and_says_where_it_comes_from(tiny_atlas: Atlas) 
     assert (manifest["format"], manifest["format_version"], manifest["name"]) == ("atlas", 1, "tiny")
     assert "No claim" in manifest["statement"]
     assert set(manifest["files"]) == set(FILES)
+    modes = {path.stat().st_mode & 0o777 for path in tiny_atlas.directory.rglob("*") if path.is_file()}
+    assert modes == {(tiny_atlas.directory / "atlas.json").stat().st_mode & 0o777}  # others can read all or nothing
     assert manifest["saes"][0]["path"] == "saes/L1"
     assert manifest["provenance"]["label"]["corpus"]["stories"] == 24
     assert str(Path.home()) not in json.dumps(manifest["provenance"])
