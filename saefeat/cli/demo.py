@@ -57,6 +57,6 @@ def command(settings: Settings, out: Path | None) -> None:
             click.echo(f"  {row['score']:6.2f}  {row['emotion']}")
     click.echo(f"\nFeatures that carry {tops[0]!r}:")
     for row in atlas.features(tops[0], top=3):
-        click.echo(f"  {row['feature']:10}  AUROC on held-out topics {row['heldout_auroc']:.2f}")
+        click.echo(f"  {row['feature']:10}  AUROC within topics {row['auroc']:.2f}")
     click.echo(f"\nreport  {page}\ncards   {where / 'cards'}\natlas   {built.atlas}")
     click.echo(f'\nNext: saefeat --atlas {built.atlas} nearest "your own text"')
