@@ -33,6 +33,7 @@ code { white-space: pre-wrap; }
 .text span { border-radius: .2em; padding: .1em 0; unicode-bidi: isolate; }
 .card { background: var(--raised); border: 1px solid var(--line); border-radius: .5rem; padding: .55rem .8rem;
   margin: .5rem 0; } .card .note { margin: 0; }
+@media (max-width: 34rem) { th { white-space: normal; } th, td { padding-right: .6rem; } }
 figure { margin: 0; } svg { width: 100%; max-width: 30rem; height: auto; display: block; }
 svg text { fill: var(--soft); font: 10.5px system-ui, sans-serif; } svg rect { fill: var(--bar); }
 svg line { stroke: var(--line); } footer { margin-top: 2.5rem; padding-top: .6rem; border-top: 1px solid var(--line); }
