@@ -25,7 +25,7 @@ p { margin: .4rem 0; max-width: 46rem; } a { color: var(--link); } .soft, figcap
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--soft); white-space: nowrap; }
 th, td { padding: .18rem 1.1rem .18rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n, th.n { text-align: right; white-space: nowrap; } td:first-child { white-space: nowrap; }
+td.n, th.n { text-align: right; } td.n, td:first-child { white-space: nowrap; }
 .facts td { white-space: normal; overflow-wrap: anywhere; }
 code, .text { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .88rem; }
 code { white-space: pre-wrap; }
