@@ -15,6 +15,8 @@ from saefeat.files import atomic_directory
 from saefeat.sae.model import SAE
 
 FORMAT_VERSION = 1
+LAYOUT = "6.0.0"
+"""The SAELens release whose layout of cfg.json this is: it drops the metadata of a file that does not name one."""
 NATIVE = ("jumprelu", "topk", "standard")
 SHAPES = {"W_enc": "DF", "b_enc": "F", "W_dec": "FD", "b_dec": "D", "threshold": "F"}
 
@@ -26,55 +28,90 @@ def load_sae(path: Path | str) -> SAE:
     """
     path = Path(path)
     cfg = read_cfg(path)
-    if cfg["architecture"] not in NATIVE or cfg.get("normalize_activations", "none") != "none":
-        from saefeat.sae.lens import load_with_sae_lens
-
-        return load_with_sae_lens(path)
     try:
-        tensors = {k: v.float() for k, v in load_file(path / "sae_weights.safetensors").items()}
-        return from_tensors(tensors, cfg, path)
-    except (OSError, SafetensorError, KeyError) as error:
+        tensors = {name: value.float() for name, value in load_file(path / "sae_weights.safetensors").items()}
+    except (OSError, SafetensorError) as error:
         raise FormatError(f"its weights cannot be read ({error})", where=path, do="fetch or train it again") from error
+    if is_native(cfg):
+        return from_tensors(tensors, cfg, path)
+    from saefeat.sae.lens import load_with_sae_lens
+
+    return load_with_sae_lens(path, cfg)
+
+
+def is_native(cfg: dict[str, Any]) -> bool:
+    """Whether `SAE` itself computes what this cfg.json describes."""
+    plain = all(cfg.get(name, "none") in ("none", None) for name in ("normalize_activations", "reshape_activations"))
+    return cfg["architecture"] in NATIVE and plain
 
 
 def read_cfg(path: Path) -> dict[str, Any]:
     """The checked cfg.json of an SAE folder."""
     try:
         cfg = json.loads((path / "cfg.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FormatError("no SAE here (no cfg.json)", where=path) from error
     except (OSError, ValueError) as error:
         raise FormatError(f"cfg.json cannot be read ({error})", where=path) from error
-    if not isinstance(cfg, dict) or "architecture" not in cfg:
+    if not isinstance(cfg, dict) or not isinstance(cfg.get("architecture"), str):
         raise FormatError("cfg.json is not that of a SAELens SAE (no architecture)", where=path)
-    version = (cfg.get("metadata") or {}).get("saefeat", {}).get("format_version", 0)
+    if not isinstance(cfg.get("metadata"), dict):
+        cfg["metadata"] = {}  # files of other tools may have none
+    own = cfg["metadata"].get("saefeat", {})
+    version = own.get("format_version", 0) if isinstance(own, dict) else None
+    if not isinstance(version, int):
+        raise FormatError("cfg.json has saefeat metadata that are not its own", where=path)
     if version > FORMAT_VERSION:
-        raise FormatError(f"was written in format {version}", where=path, do="upgrade saefeat")
+        do = "upgrade saefeat"
+        raise FormatError(
+            f"was written in format {version}, this saefeat reads up to {FORMAT_VERSION}", where=path, do=do
+        )
     return cfg
 
 
 def from_tensors(tensors: dict[str, torch.Tensor], cfg: dict[str, Any], path: Path) -> SAE:
     """An SAE from SAELens' tensor names, shapes checked against each other."""
+    needed = ["W_enc", "b_enc", "W_dec", "b_dec"] + ["threshold"] * (cfg["architecture"] == "jumprelu")
+    missing = [name for name in needed if name not in tensors]
+    if missing or tensors["W_enc"].ndim != 2:
+        what = f"has no {', '.join(missing)}" if missing else "has a W_enc that is not a matrix"
+        raise FormatError(f"its sae_weights.safetensors {what}", where=path)
     D, F = tensors["W_enc"].shape
     sizes = {"D": D, "F": F}
     for name, shape in SHAPES.items():
         if name in tensors and tuple(tensors[name].shape) != tuple(sizes[s] for s in shape):
             raise FormatError(f"{name} has shape {tuple(tensors[name].shape)}, W_enc is {D} x {F}", where=path)
-    if cfg["architecture"] == "jumprelu" and "threshold" not in tensors:
-        raise FormatError("a jumprelu SAE without threshold", where=path)
+        if name in tensors and not tensors[name].isfinite().all():
+            raise FormatError(f"{name} holds NaN or infinity", where=path, do="fetch or train it again")
+    k = cfg.get("k")
+    if cfg["architecture"] == "topk" and not (isinstance(k, int) and 0 < k <= F):
+        raise FormatError(f"a topk SAE of {F} features with k {k!r}", where=path)
     return SAE(
         W_enc_DF=tensors["W_enc"], b_enc_F=tensors["b_enc"], W_dec_FD=tensors["W_dec"], b_dec_D=tensors["b_dec"],
-        threshold_F=tensors.get("threshold"), k=cfg.get("k"), architecture=cfg["architecture"], cfg=cfg,
+        threshold_F=tensors.get("threshold"), k=k, architecture=cfg["architecture"], cfg=cfg,
     )  # fmt: skip
 
 
 def save_sae(sae: SAE, path: Path | str, *, dtype: str = "float32", log_sparsity_F: torch.Tensor | None = None) -> Path:
     """Write an SAE folder, atomically. dtype float16 halves the matrices on disk; biases and thresholds stay float32.
 
-    log_sparsity_F: log10 of how often each feature fires.
+    log_sparsity_F: log10 of how often each feature fires. An SAE in `path` is replaced. Raises InputError if `path`
+    holds anything else.
     """
+    path = Path(path)
+    if path.exists() and not (path / "cfg.json").exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError("holds other files than an SAE", where=path, do="choose another path")
+    with atomic_directory(path) as temporary:
+        write_sae(sae, temporary, dtype=dtype, log_sparsity_F=log_sparsity_F)
+    return path
+
+
+def write_sae(sae: SAE, directory: Path, *, dtype: str, log_sparsity_F: torch.Tensor | None = None) -> None:
+    """The files of an SAE, into a directory that the caller moves into place."""
     if dtype not in ("float16", "float32"):
         raise InputError(f"dtype is {dtype!r}", do="use float16 or float32")
+    if sae.architecture not in NATIVE:
+        raise InputError(f"an SAE of architecture {sae.architecture!r} cannot be written", do="copy its folder")
     matrix = getattr(torch, dtype)
     tensors = {
         "W_enc": sae.W_enc_DF.to(matrix), "b_enc": sae.b_enc_F.float(),
@@ -84,11 +121,11 @@ def save_sae(sae: SAE, path: Path | str, *, dtype: str = "float32", log_sparsity
         tensors["threshold"] = sae.threshold_F.float()
     cfg = {
         **sae.cfg, "architecture": sae.architecture, "d_in": sae.d_model, "d_sae": sae.n_features,
-        "dtype": "float32", "device": "cpu",
+        "dtype": "float32", "device": "cpu", "metadata": {"sae_lens_version": LAYOUT, **sae.metadata},
     }  # fmt: skip
-    with atomic_directory(path) as temporary:
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / "sae_weights.safetensors")
-        if log_sparsity_F is not None:
-            save_file({"sparsity": log_sparsity_F.float().cpu()}, temporary / "sparsity.safetensors")
-        (temporary / "cfg.json").write_text(json.dumps(cfg, indent=1) + "\n", encoding="utf-8")
-    return Path(path)
+    save_file(
+        {name: value.cpu().contiguous() for name, value in tensors.items()}, directory / "sae_weights.safetensors"
+    )
+    if log_sparsity_F is not None:
+        save_file({"sparsity": log_sparsity_F.float().cpu()}, directory / "sparsity.safetensors")
+    (directory / "cfg.json").write_text(json.dumps(cfg, indent=1) + "\n", encoding="utf-8")

@@ -40,9 +40,8 @@ class SAE:
 
     @property
     def layer(self) -> int:
-        """The 0-based block, from the hook point's last number."""
-        numbers = [int(part) for part in self.hook_point.replace("_", ".").split(".") if part.isdigit()]
-        return numbers[-1] if numbers else 0
+        """The 0-based block: the hook point's number ('model.layers.20', 'blocks.20.hook_resid_post')."""
+        return next((int(part) for part in self.hook_point.split(".") if part.isdigit()), 0)
 
     @property
     def name(self) -> str:

@@ -1,8 +1,12 @@
 """One training step of a BatchTopK or Matryoshka-BatchTopK autoencoder: pure functions, defined as in sae-lens.
 
-Of a batch's N x F rectified pre-activations, each scaled by its decoder norm, the N*k largest stay (Bussmann et al.
-2024). loss = mean_N sum_D (x - x̂)^2, for Matryoshka the sum over nested dictionaries (Bussmann et al. 2025), plus the
+Of a batch's N x F rectified pre-activations, each times its decoder norm, the N*k largest stay (Bussmann et al. 2024).
+loss = mean_N sum_D (x - x̂)^2, for Matryoshka the sum over nested dictionaries (Bussmann et al. 2025), plus the
 auxiliary loss in which the largest dead features reconstruct what is left over (Gao et al. 2024, A.2).
+
+The norm only decides what stays: (h * norm) @ (W_dec / norm) is h @ W_dec. So with A kept entries (row, column, h),
+A = N*k of N*F, everything after the encoder is a sum over A rows of a matrix, and so is every gradient. The gradients
+are written out; only the encoder (and the auxiliary loss) multiplies dense matrices.
 """
 
 from __future__ import annotations
@@ -14,84 +18,152 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+SAMPLE_ROWS = 64
+SAMPLE_MARGIN = 1.25
+ROUNDING = 2.0**-7
+
 
 class Params(NamedTuple):
-    """float32 masters; decoder rows are not normalised, activations carry their norm."""
+    """float32 masters, the encoder transposed so that a feature is a row; decoder rows have any norm."""
 
-    W_enc_DF: Tensor
+    W_enc_FD: Tensor
     b_enc_F: Tensor
     W_dec_FD: Tensor
     b_dec_D: Tensor
 
 
+class Kept(NamedTuple):
+    """The A entries that stay of an N x F matrix, row by row."""
+
+    row_A: Tensor
+    column_A: Tensor
+    h_A: Tensor
+    """Pre-activations with bias, without decoder norm; positive."""
+    smallest: float | None
+    """The smallest h * norm among them: what the inference threshold averages; None if nothing is positive."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """What one forward pass says."""
+    """What one batch says."""
 
     loss: Tensor
+    """mse of all nested dictionaries + aux."""
     mse: Tensor
+    """Of the whole dictionary."""
     aux: Tensor
-    acts_NF: Tensor
-    """The activations that stayed, decoder norm included."""
-    smallest: Tensor
-    """The smallest of them: what the inference threshold averages."""
+    gradients: Params
+    fires_F: Tensor
+    """How many rows each feature stayed in."""
+    smallest: float | None
 
 
-def batch_top_k(acts_NF: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Keep the `total` largest of a batch's activations; returns (acts_NF with the others zero, the smallest kept).
+def batch_top_k(pre_NF: Tensor, bias_F: Tensor, norm_F: Tensor, total: int) -> Kept:
+    """The `total` largest positive entries of (pre + bias) * norm over the whole batch; ties at the cut all stay.
 
-    Exact: the cut is the order statistic itself. Candidates above a threshold found on a sample are few, and only
-    they are sorted; if the sample misled, all are. Ties at the cut are all kept (in float32 they do not happen).
+    Exact without a sort of N x F numbers: a sample of rows says about where the cut lies, entries above a lower floor
+    are few, and the order statistic is taken among those. If they are fewer than `total`, the floor drops to zero.
     """
-    flat = acts_NF.detach().flatten()
-    if total >= flat.numel():
-        return acts_NF, flat.min()
-    stride = max(1, flat.numel() // 65_536)
-    sample = flat[::stride]
-    keep = min(len(sample) - 1, int(1.3 * total / stride) + 16)
-    guess = sample.topk(keep + 1).values[-1]
-    candidates = flat[flat > guess]
-    if len(candidates) < total:
-        candidates = flat
-    cut = candidates.kthvalue(len(candidates) - total + 1).values
-    return torch.where((acts_NF >= cut) & (acts_NF > 0), acts_NF, 0.0), cut
+    N, F = pre_NF.shape
+    sample = ((pre_NF[:: max(1, N // SAMPLE_ROWS)].float() + bias_F) * norm_F).flatten()
+    rank = int(SAMPLE_MARGIN * total * len(sample) / pre_NF.numel()) + 16
+    guess = float(sample.kthvalue(len(sample) - rank).values) if rank < len(sample) else 0.0
+    for floor in sorted({max(guess, 0.0), 0.0}, reverse=True):
+        # (pre + bias) * norm > floor, as a compare in the dtype of pre; the slack covers the rounding of that dtype
+        bound_F = floor / norm_F - bias_F - ROUNDING * (floor / norm_F + bias_F.abs())
+        at_A = (pre_NF >= bound_F.to(pre_NF.dtype)).flatten().nonzero().squeeze(1)
+        column_A = at_A % F
+        h_A = pre_NF.flatten()[at_A].float() + bias_F[column_A]
+        scaled_A = h_A * norm_F[column_A]
+        above = int((scaled_A > floor).sum())
+        if above >= total:
+            break
+    cut = float(scaled_A.kthvalue(len(scaled_A) - total + 1).values) if above >= total else floor
+    stays_A = (scaled_A >= cut) & (scaled_A > 0)
+    smallest = float(scaled_A[stays_A].min()) if stays_A.any() else None
+    return Kept(at_A[stays_A] // F, column_A[stays_A], h_A[stays_A], smallest)
 
 
-def forward(
+def weighted_rows(M_RD: Tensor, row_A: Tensor, weight_A: Tensor, owner_A: Tensor, n: int) -> Tensor:
+    """y_nD with y[o] = sum of weight * M[row] over the entries whose owner is o; owners ascend."""
+    offsets_n = torch.searchsorted(owner_A, torch.arange(n, device=owner_A.device))
+    return torch.nn.functional.embedding_bag(row_A, M_RD, offsets_n, mode="sum", per_sample_weights=weight_A)
+
+
+def row_products(X_ND: Tensor, M_RD: Tensor, row_A: Tensor, owner_A: Tensor) -> Tensor:
+    """<X[owner], M[row]> for each entry; owners ascend. (It is the gradient of `weighted_rows` in the weights.)"""
+    if not len(row_A):
+        return X_ND.new_empty(0)
+    with torch.enable_grad():
+        weight_A = torch.zeros(len(row_A), device=X_ND.device, requires_grad=True)
+        y_nD = weighted_rows(M_RD, row_A, weight_A, owner_A, len(X_ND))
+        return torch.autograd.grad(y_nD, weight_A, X_ND)[0]
+
+
+@torch.no_grad()
+def step(
     params: Params, x_ND: Tensor, k: int, *, widths: tuple[int, ...] = (), dead_F: Tensor | None = None,
     aux_coefficient: float = 0.0, compute: torch.dtype = torch.float32,
 ) -> Step:  # fmt: skip
-    """The loss of a batch x_ND and what is needed to follow training.
+    """Loss and gradients of a batch x_ND (float32).
 
     widths: nested dictionaries of Matryoshka, rising, the last one F; (): plain. dead_F: which features count as
-    dead. compute: dtype of the large matmuls.
+    dead. compute: dtype of the dense matmuls.
     """
-    norm_F = params.W_dec_FD.norm(dim=1)
-    centred_ND = x_ND - params.b_dec_D
-    pre_NF = (centred_ND.to(compute) @ params.W_enc_DF.to(compute)).float() + params.b_enc_F
-    scaled_NF = pre_NF * norm_F
-    acts_NF, smallest = batch_top_k(scaled_NF.relu(), k * len(x_ND))
-    unit_FD = params.W_dec_FD / norm_F[:, None]
-    unit_low_FD = unit_FD.to(compute)
-    acts_low_NF = acts_NF.to(compute)
+    W_enc_FD, b_enc_F, W_dec_FD, b_dec_D = params
+    (N, _), F = x_ND.shape, len(b_enc_F)
+    norm_F = W_dec_FD.norm(dim=1)
+    centred_ND = x_ND - b_dec_D
+    pre_NF = centred_ND.to(compute) @ W_enc_FD.to(compute).T
+    row_A, column_A, h_A, smallest = batch_top_k(pre_NF, b_enc_F, norm_F, k * N)
 
-    edges = (0, *(widths or (params.W_dec_FD.shape[0],)))
-    xhat_ND = params.b_dec_D.expand_as(x_ND)
-    losses = []
+    # reconstructions of the nested dictionaries, and each one's gradient dloss/dx̂ = -2 (x - x̂) / N
+    xhat_ND, loss, slopes = b_dec_D, x_ND.new_zeros(()), []
+    edges = (0, *(widths or (F,)))
     for low, high in itertools.pairwise(edges):
-        xhat_ND = xhat_ND + (acts_low_NF[:, low:high] @ unit_low_FD[low:high]).float()
-        losses.append((x_ND - xhat_ND).square().sum(1).mean())
-    mse = losses[-1]
-    loss = torch.stack(losses).sum()
+        a = slice(None) if (low, high) == (0, F) else ((column_A >= low) & (column_A < high)).nonzero().squeeze(1)
+        xhat_ND = xhat_ND + weighted_rows(W_dec_FD, column_A[a], h_A[a], row_A[a], N)
+        residual_ND = x_ND - xhat_ND
+        mse = residual_ND.square().sum() / N
+        loss = loss + mse
+        slopes.append(residual_ND * (-2 / N))
+
+    # a feature is part of its own dictionary and all larger ones: it sees the sum of their gradients
+    by_column = column_A.argsort(stable=True)
+    row_A, column_A, h_A = row_A[by_column], column_A[by_column], h_A[by_column]
+    ends = torch.searchsorted(column_A, torch.tensor(edges, device=column_A.device)).tolist()
+    gW_dec_FD = torch.empty_like(W_dec_FD)
+    dh_A = torch.empty_like(h_A)
+    slope_ND = torch.zeros_like(x_ND)
+    gb_dec_D = torch.zeros_like(b_dec_D)
+    for i in reversed(range(len(slopes))):
+        slope_ND = slope_ND + slopes[i]
+        gb_dec_D += slopes[i].sum(0)
+        low, high, a = edges[i], edges[i + 1], slice(ends[i], ends[i + 1])
+        gW_dec_FD[low:high] = weighted_rows(slope_ND, row_A[a], h_A[a], column_A[a] - low, high - low)
+        dh_A[a] = row_products(W_dec_FD[low:high], slope_ND, row_A[a], column_A[a] - low)
+    gW_enc_FD = weighted_rows(centred_ND, row_A, dh_A, column_A, F)
+    gb_enc_F = torch.zeros_like(b_enc_F).index_add_(0, column_A, dh_A)
 
     aux = x_ND.new_zeros(())
-    dead = 0 if dead_F is None else int(dead_F.sum())
-    if dead and aux_coefficient:
-        residual_ND = (x_ND - xhat_ND).detach()
-        k_aux = x_ND.shape[1] // 2
-        scale, k_aux = min(dead / k_aux, 1.0), min(k_aux, dead)
-        value_NK, where_NK = scaled_NF[:, dead_F].topk(k_aux, dim=1, sorted=False)
-        aux_NF = torch.zeros(len(x_ND), dead, device=x_ND.device).scatter(1, where_NK, value_NK)
-        aux_ND = (aux_NF.to(compute) @ unit_low_FD[dead_F]).float()
-        aux = aux_coefficient * scale * (aux_ND - residual_ND).square().sum(1).mean()
-    return Step(loss=loss + aux, mse=mse.detach(), aux=aux.detach(), acts_NF=acts_NF.detach(), smallest=smallest)
+    dead_X = torch.empty(0) if dead_F is None else dead_F.nonzero().squeeze(1)
+    if len(dead_X) and aux_coefficient:
+        # the dead features largest in each row reconstruct the residual, which itself gets no gradient
+        k_aux = min(x_ND.shape[1] // 2, len(dead_X))
+        weight = aux_coefficient * min(len(dead_X) / (x_ND.shape[1] // 2), 1.0)
+        W_low_XD = W_dec_FD[dead_X].to(compute)
+        h_NX = pre_NF[:, dead_X].float() + b_enc_F[dead_X]
+        where_NK = (h_NX * norm_F[dead_X]).topk(k_aux, dim=1, sorted=False).indices
+        stays_NX = torch.zeros_like(h_NX, dtype=torch.bool).scatter_(1, where_NK, True)
+        z_NX = h_NX * stays_NX
+        miss_ND = (z_NX.to(compute) @ W_low_XD).float() - residual_ND
+        aux = weight * miss_ND.square().sum() / N
+        slope_ND = (miss_ND * (2 * weight / N)).to(compute)
+        dz_NX = (slope_ND @ W_low_XD.T).float() * stays_NX
+        gW_dec_FD[dead_X] += (z_NX.to(compute).T @ slope_ND).float()
+        gW_enc_FD[dead_X] += (dz_NX.to(compute).T @ centred_ND.to(compute)).float()
+        gb_enc_F[dead_X] += dz_NX.sum(0)
+
+    gb_dec_D -= gb_enc_F @ W_enc_FD  # through the centring of the input
+    gradients = Params(gW_enc_FD, gb_enc_F, gW_dec_FD, gb_dec_D)
+    return Step(loss + aux, mse, aux, gradients, torch.bincount(column_A, minlength=F), smallest)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,17 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from saefeat.config import TrainConfig, to_dict
-from saefeat.errors import InputError, SaefeatError
-from saefeat.files import atomic_path, directory_lock, fingerprint, read_json, write_json
+from saefeat.errors import FormatError, InputError, SaefeatError
+from saefeat.files import atomic_directory, atomic_path, directory_lock, fingerprint, read_json
 from saefeat.harvest import ActivationStore
-from saefeat.sae.files import FORMAT_VERSION, save_sae
+from saefeat.sae.files import FORMAT_VERSION, write_sae
 from saefeat.sae.model import SAE
-from saefeat.sae.step import Params, forward
+from saefeat.sae.step import Params, step
+from saefeat.subject import choose_dtype
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 50
@@ -46,7 +48,7 @@ class State:
     silent_F: Tensor
     """Tokens since each feature fired."""
     fired_F: Tensor
-    """How often each feature fired since the last log lines began to count."""
+    """How often each feature fired in the whole run."""
     step: int
 
 
@@ -55,13 +57,14 @@ def train(
     config: TrainConfig,
     out: Path | str,
     *,
+    device: torch.device | str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Train an SAE on a harvest and save it as the folder `out`; returns `out`.
 
     Checkpoints lie in `<out>.training/` and go when the SAE is written. A finished `out` with the same inputs is left
-    as it is. Raises InputError for a layer that was not harvested, another SAE in `out`, or too few tokens;
-    SaefeatError if the loss stops being a number.
+    as it is. Raises InputError for a layer that was not harvested, another thing in `out`, or activations that are
+    not numbers; SaefeatError if the loss stops being a number.
     """
     out = Path(out)
     if config.layer is None and len(store.layers) != 1:
@@ -70,95 +73,106 @@ def train(
     config = replace(config, layer=layer)
     inputs = fingerprint([to_dict(config), store.manifest["config"], store.fingerprint, store.n_contexts])
     work = out.with_name(out.name + ".training")
+    if _finished(out, inputs):
+        shutil.rmtree(work, ignore_errors=True)  # a kill may have come between the last two lines of a run
+        return out
     with directory_lock(work):
-        if (out / "manifest.json").exists():
-            if read_json(out / "manifest.json", kind="sae", version=FORMAT_VERSION)["inputs"] == inputs:
-                return out
-            raise InputError("holds an SAE of other settings or activations", where=out, do="choose another --out")
-        scale, mean_D = input_scale(store, layer, config.seed)
-        state = start(config, mean_D, store.d_model)
+        scale, mean_D = input_scale(store, layer, config)
+        state = start(config, mean_D, store.d_model, device)
         resume(state, work, inputs)
         _run(state, store, layer, config, scale, work, inputs, on_progress)
-        _finish(state, store, layer, config, scale, out, inputs)
-    for path in work.iterdir():
-        path.unlink()
-    work.rmdir()
+        _finish(state, store, layer, config, scale, out, work, inputs)
+    shutil.rmtree(work, ignore_errors=True)
     return out
 
 
-def input_scale(store: ActivationStore, layer: int, seed: int) -> tuple[float, Tensor]:
-    """(s, mean of s*x): s makes the mean squared norm of s*x the width D."""
-    x_ND = store.sample(layer, SCALE_TOKENS, seed).float()
-    scale = math.sqrt(store.d_model / x_ND.square().sum(1).mean().item())
+def _finished(out: Path, inputs: str) -> bool:
+    """Whether `out` is this very SAE. Raises InputError if it is anything else but an empty or missing folder."""
+    if (out / "manifest.json").exists():
+        if read_json(out / "manifest.json", kind="sae", version=FORMAT_VERSION).get("inputs") == inputs:
+            return True
+        raise InputError("holds an SAE of other settings or activations", where=out, do="choose another --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("holds other files", where=out, do="choose another --out")
+    return False
+
+
+def input_scale(store: ActivationStore, layer: int, config: TrainConfig) -> tuple[float, Tensor]:
+    """(s, mean of s*x): s makes the mean squared norm of s*x the width D, on tokens that training may see."""
+    x_ND = store.sample(layer, SCALE_TOKENS, config.seed, heldout=config.heldout).float()
+    square = x_ND.square().sum(1).mean().item()
+    if not (math.isfinite(square) and square > 0):
+        what = f"the activations of layer {layer} have a mean squared norm of {square}"
+        raise InputError(what, where=store.directory, do="harvest again, perhaps with --dtype float32")
+    scale = math.sqrt(store.d_model / square)
     return scale, scale * x_ND.mean(0)
 
 
-def start(config: TrainConfig, mean_D: Tensor, d_model: int) -> State:
+def start(config: TrainConfig, mean_D: Tensor, d_model: int, device: torch.device | str = "cpu") -> State:
     """Random unit decoder directions scaled to norm 0.1, the encoder their transpose, biases zero and the mean."""
     generator = torch.Generator().manual_seed(config.seed)
-    W_dec_FD = torch.randn(config.features, d_model, generator=generator)
-    W_dec_FD *= DECODER_NORM / W_dec_FD.norm(dim=1, keepdim=True)
-    params = Params(W_dec_FD.T.contiguous(), torch.zeros(config.features), W_dec_FD, mean_D.clone())
-    for tensor in params:
-        tensor.requires_grad_(True)
-    lr = config.lr if config.lr is not None else 2e-4 / math.sqrt(config.features / 2**14)
-    adam = torch.optim.Adam(params, lr=lr, betas=(0.9, 0.999), fused=True)
-    zeros = torch.zeros(config.features, dtype=torch.int64)
-    return State(params, adam, 0.0, zeros, zeros.clone(), 0)
+    W_FD = torch.randn(config.features, d_model, generator=generator)
+    W_FD *= DECODER_NORM / W_FD.norm(dim=1, keepdim=True)
+    params = Params(*(t.to(device) for t in (W_FD.clone(), torch.zeros(config.features), W_FD, mean_D.clone())))
+    adam = torch.optim.Adam(params, lr=peak_rate(config), betas=(0.9, 0.999), fused=True)
+    zeros_F = torch.zeros(config.features, dtype=torch.int64, device=device)
+    return State(params, adam, 0.0, zeros_F, zeros_F.clone(), 0)
 
 
 def _run(
     state: State, store: ActivationStore, layer: int, config: TrainConfig, scale: float, work: Path, inputs: str,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:  # fmt: skip
-    steps = max(1, config.tokens // config.batch)
-    peak = state.adam.param_groups[0]["lr"] if state.step == 0 else peak_rate(config)
-    widths = nested_widths(config)
-    compute = torch.bfloat16 if store.dtype == torch.bfloat16 else torch.float32
+    steps, device = max(1, config.tokens // config.batch), state.params.b_dec_D.device
+    widths, compute = nested_widths(config), choose_dtype("auto", torch.device(device))
     batches = store.batches(layer, config.batch, seed=config.seed, start=state.step, heldout=config.heldout)
-    begun, seen = time.monotonic(), 0
-    for x_ND in batches:
-        if state.step >= steps:
-            break
-        x_ND = x_ND.float() * scale
-        state.adam.param_groups[0]["lr"] = peak * rate(state.step, steps, config)
+    begun, first = time.monotonic(), state.step
+    while state.step < steps:
+        x_ND = next(batches).to(device).float() * scale
+        lr = peak_rate(config) * rate(state.step, steps, config)
         dead_F = state.silent_F >= config.dead_after
-        result = forward(
+        result = step(
             state.params, x_ND, config.k, widths=widths, dead_F=dead_F, aux_coefficient=config.aux_coefficient,
             compute=compute,
         )  # fmt: skip
         if not torch.isfinite(result.loss):
-            raise SaefeatError(
-                f"the loss is {result.loss.item()} at step {state.step}; lower lr, or look at the activations"
-            )
-        state.adam.zero_grad(set_to_none=True)
-        result.loss.backward()
-        torch.nn.utils.clip_grad_norm_(state.params, CLIP)
-        state.adam.step()
-        with torch.no_grad():
-            smallest = float(result.smallest.detach())
-            share = 1.0 if state.step == 0 else config.threshold_lr  # the first value starts the average
-            state.threshold = (1 - share) * state.threshold + share * smallest
-            fires_F = (result.acts_NF > 0).sum(0)
-            state.silent_F = torch.where(fires_F > 0, 0, state.silent_F + len(x_ND))
-            state.fired_F += fires_F
-        state.step, seen = state.step + 1, seen + len(x_ND)
+            where, finite = f"step {state.step}", bool(x_ND.isfinite().all())
+            if not finite:
+                raise InputError(f"the activations of {where} hold NaN or infinity", where=store.directory)
+            raise SaefeatError(f"the loss is {result.loss.item()} at {where}; lower lr")
+        descend(state, result.gradients, lr)
+        if result.smallest is not None:
+            share = config.threshold_lr if state.threshold else 1.0  # the first value starts the average
+            state.threshold += share * (result.smallest - state.threshold)
+        state.silent_F = torch.where(result.fires_F > 0, 0, state.silent_F + len(x_ND))
+        state.fired_F += result.fires_F
+        state.step += 1
         if state.step % LOG_EVERY == 0 or state.step == steps:
-            total = (x_ND - x_ND.mean(0)).square().sum(1).mean()
+            total = (x_ND - x_ND.mean(0)).square().sum() / len(x_ND)
             line = {
-                "step": state.step, "tokens": state.step * config.batch, "loss": round(float(result.loss.detach()), 4),
+                "step": state.step, "tokens": state.step * config.batch, "loss": round(float(result.loss), 4),
                 "explained_variance": round(1 - float(result.mse / total), 4),
-                "l0": round(float((result.acts_NF > 0).sum(1).float().mean()), 2),
-                "dead_share": round(float(dead_F.float().mean()), 4), "aux": round(float(result.aux), 4),
-                "lr": state.adam.param_groups[0]["lr"], "tok_per_s": round(seen / (time.monotonic() - begun)),
+                "l0": round(float(result.fires_F.sum()) / len(x_ND), 2),
+                "dead_share": round(float(dead_F.float().mean()), 4), "aux": round(float(result.aux), 4), "lr": lr,
+                "tok_per_s": round((state.step - first) * config.batch / (time.monotonic() - begun)),
             }  # fmt: skip
-            with (work / "metrics.jsonl").open("a") as file:
+            with (work / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-            log.info("train %s", " ".join(f"{k} {v}" for k, v in line.items()))
+            log.info("train %s", " ".join(f"{name} {value}" for name, value in line.items()))
         if state.step % config.checkpoint_every == 0:
             checkpoint(state, work, inputs)
         if on_progress is not None:
             on_progress(state.step * config.batch, steps * config.batch)
+
+
+def descend(state: State, gradients: Params, lr: float) -> None:
+    """One Adam step, the gradient's norm clipped to 1 as in sae-lens."""
+    state.adam.param_groups[0]["lr"] = lr
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    shrink = (CLIP / (norm + 1e-6)).clamp(max=1.0)
+    for tensor, gradient in zip(state.params, gradients, strict=True):
+        tensor.grad = gradient.mul_(shrink)
+    state.adam.step()
 
 
 def peak_rate(config: TrainConfig) -> float:
@@ -176,34 +190,41 @@ def nested_widths(config: TrainConfig) -> tuple[int, ...]:
     """The nested dictionaries of a Matryoshka; () for a plain one."""
     if config.architecture != "matryoshka":
         return ()
-    return config.matryoshka_widths or (config.features // 16, config.features // 4, config.features)
+    F = config.features
+    return config.matryoshka_widths or tuple(sorted({max(1, F // 16), max(1, F // 4), F}))
+
+
+# ---------------------------------------------------------------- the result
+def folded(state: State, scale: float, cfg: dict[str, Any]) -> SAE:
+    """The SAE on raw residual vectors: scale and decoder norms in the weights, decoder rows of norm 1.
+
+    Scaled units: acts = relu((s x - b) @ W + c) * norm. Raw units are those divided by s: x̂ = acts @ unit + b / s.
+    """
+    W_enc_FD, b_enc_F, W_dec_FD, b_dec_D = (p.detach().cpu() for p in state.params)
+    norm_F = W_dec_FD.norm(dim=1)
+    return SAE(
+        W_enc_DF=(W_enc_FD * norm_F[:, None]).T.contiguous(), b_enc_F=b_enc_F * norm_F / scale,
+        W_dec_FD=W_dec_FD / norm_F[:, None], b_dec_D=b_dec_D / scale,
+        threshold_F=torch.full_like(b_enc_F, state.threshold / scale), architecture="jumprelu", cfg=cfg,
+    )  # fmt: skip
 
 
 def _finish(
-    state: State, store: ActivationStore, layer: int, config: TrainConfig, scale: float, out: Path, inputs: str
-) -> None:
-    """Fold scale and decoder norms into the weights and write the folder."""
-    with torch.no_grad():
-        W_enc_DF, b_enc_F, W_dec_FD, b_dec_D = (p.detach() for p in state.params)
-        norm_F = W_dec_FD.norm(dim=1)
-        # scaled units: pre = ((s*x - b) @ W + c) * norm.  Raw units, activations divided by s: x̂ = acts @ unit + b / s
-        sae = SAE(
-            W_enc_DF=W_enc_DF * norm_F, b_enc_F=b_enc_F * norm_F / scale, W_dec_FD=W_dec_FD / norm_F[:, None],
-            b_dec_D=b_dec_D / scale, threshold_F=torch.full_like(b_enc_F, state.threshold / scale),
-            architecture="jumprelu", cfg=sae_cfg(store, layer, config),
-        )  # fmt: skip
-    tokens = max(1, state.step * config.batch)
-    log_sparsity_F = torch.log10(state.fired_F.double() / tokens + 1e-10)
-    write = out.with_name(out.name + ".training") / "metrics.jsonl"
-    save_sae(sae, out, dtype="float16", log_sparsity_F=log_sparsity_F)
-    if write.exists():
-        with atomic_path(out / "metrics.jsonl") as temporary:
-            temporary.write_bytes(write.read_bytes())
+    state: State, store: ActivationStore, layer: int, config: TrainConfig, scale: float, out: Path, work: Path,
+    inputs: str,
+) -> None:  # fmt: skip
+    """Write the folder in one piece: the SAE, its metrics, its manifest."""
+    sae = folded(state, scale, sae_cfg(store, layer, config))
+    tokens = state.step * config.batch
     manifest = {
         "format": "sae", "format_version": FORMAT_VERSION, "inputs": inputs, "config": to_dict(config),
         "subject": store.manifest["subject"], "steps": state.step, "tokens": tokens, "scale": scale,
     }  # fmt: skip
-    write_json(out / "manifest.json", manifest)
+    with atomic_directory(out) as temporary:
+        log_sparsity_F = torch.log10(state.fired_F.cpu().double() / tokens + 1e-10)
+        write_sae(sae, temporary, dtype="float16", log_sparsity_F=log_sparsity_F)
+        (temporary / "metrics.jsonl").write_bytes((work / "metrics.jsonl").read_bytes())
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def sae_cfg(store: ActivationStore, layer: int, config: TrainConfig) -> dict[str, Any]:
@@ -230,30 +251,51 @@ def checkpoint(state: State, work: Path, inputs: str) -> None:
     tensors["threshold"] = torch.tensor(state.threshold, dtype=torch.float64)
     for name, tensor in zip(Params._fields, state.params, strict=True):
         moments = state.adam.state[tensor]
-        tensors |= {name: tensor.detach(), f"{name}.m": moments["exp_avg"], f"{name}.v": moments["exp_avg_sq"]}
+        tensors |= {name: tensor, f"{name}.m": moments["exp_avg"], f"{name}.v": moments["exp_avg_sq"]}
         tensors[f"{name}.t"] = moments["step"]
     metadata = {"step": str(state.step), "inputs": inputs}
     with atomic_path(work / "checkpoint.safetensors") as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
 
 
 def resume(state: State, work: Path, inputs: str) -> None:
-    """Bring `state` to the last checkpoint, if there is one of the same inputs; log lines after it are cut off."""
+    """Bring `state` to the last checkpoint, if there is one of the same inputs; metrics after it are cut off.
+
+    Raises InputError if the checkpoint is another run's, FormatError if it is damaged.
+    """
     path, metrics = work / "checkpoint.safetensors", work / "metrics.jsonl"
     if path.exists():
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            if metadata["inputs"] != inputs:
-                raise InputError("holds a run of other settings", where=work, do="remove it or choose another --out")
-            with torch.no_grad():
-                for name, tensor in zip(Params._fields, state.params, strict=True):
-                    tensor.copy_(file.get_tensor(name))
-                    state.adam.state[tensor] = {
-                        "step": file.get_tensor(f"{name}.t"), "exp_avg": file.get_tensor(f"{name}.m"),
-                        "exp_avg_sq": file.get_tensor(f"{name}.v"),
-                    }  # fmt: skip
-            state.silent_F, state.fired_F = file.get_tensor("silent"), file.get_tensor("fired")
-            state.threshold, state.step = float(file.get_tensor("threshold")), int(metadata["step"])
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("inputs") != inputs:
+                    do = "remove it or choose another --out"
+                    raise InputError("holds a run of other settings", where=work, do=do)
+                _restore(state, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                state.step = int(metadata["step"])
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise FormatError(f"is no checkpoint of this saefeat ({error})", where=path, do="remove it") from error
     if metrics.exists():
-        lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= state.step]
-        metrics.write_text("".join(line + "\n" for line in lines))
+        kept = [line for line in metrics.read_text("utf-8").splitlines() if _step_of(line) <= state.step]
+        with atomic_path(metrics) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _restore(state: State, tensors: dict[str, Tensor]) -> None:
+    device = state.silent_F.device
+    for name, tensor in zip(Params._fields, state.params, strict=True):
+        tensor.copy_(tensors[name])
+        state.adam.state[tensor] = {
+            "step": tensors[f"{name}.t"].to(device), "exp_avg": tensors[f"{name}.m"].to(device),
+            "exp_avg_sq": tensors[f"{name}.v"].to(device),
+        }  # fmt: skip
+    state.silent_F, state.fired_F = tensors["silent"].to(device), tensors["fired"].to(device)
+    state.threshold = float(tensors["threshold"])
+
+
+def _step_of(line: str) -> float:
+    """The step of a metrics line; infinity for one that a kill cut in the middle."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
