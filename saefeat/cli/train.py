@@ -48,15 +48,18 @@ def command(settings: Settings, activations: Path, path: Path | None, out: Path,
     from saefeat.harvest import ActivationStore
     from saefeat.pipeline import measured_quality
     from saefeat.sae import train
-    from saefeat.subject import load_subject
+    from saefeat.subject import Fingerprint, choose_device, load_subject
 
     given = {name: value for name, value in flags.items() if value is not None}
     if settings.seed is not None:
         given["seed"] = settings.seed
     config = dataclasses.replace(load_config(path, TrainConfig) if path else TrainConfig(), **given)
     store = ActivationStore(activations)
+    # first, so that a missing or another model is told before the work and not after it
+    subject = load_subject(store.manifest["subject"]["name"], device=settings.device, dtype=settings.dtype)
+    harvested = Fingerprint.from_dict(store.fingerprint)
+    harvested.check(subject.fingerprint, allow_other_weights=settings.allow_other_weights, where=activations)
     with stages(settings) as report:
-        made = train(store, config, out, on_progress=report("train"))
-        subject = load_subject(store.manifest["subject"]["name"], device=settings.device, dtype=settings.dtype)
+        made = train(store, config, out, device=choose_device(settings.device), on_progress=report("train"))
         figures = measured_quality(made, store, subject, config.heldout, report)
     emit({"sae": str(made), "quality": figures}, lambda: f"{quality_line(figures)}\n{made}", as_json=as_json)
