@@ -21,6 +21,9 @@ slow: install
 	$(BIN)/saefeat model fetch smollm2-135m-instruct
 	$(BIN)/python -m pytest -m slow --durations=8
 
+bench: install
+	for script in $(filter-out tests/benchmarks/common.py,$(wildcard tests/benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
