@@ -81,14 +81,14 @@ class TrainConfig:
     batch: int = 2048
     """Tokens a step."""
     lr: float | None = None
-    """Peak Adam rate; None: 2e-4 / sqrt(features / 2**14)."""
+    """Peak Adam rate; None: 4e-4 / sqrt(features / 2**14)."""
     warmup: float = 0.02
     """Share of the steps over which the rate rises."""
     decay: float = 0.2
     """Share of the steps, at the end, over which it falls to zero."""
-    aux_coefficient: float = 1 / 32
+    aux_coefficient: float = 1.0
     """Weight of the loss that revives dead features."""
-    dead_after: int = 500_000
+    dead_after: int = 200_000
     """Tokens without firing after which a feature counts as dead."""
     threshold_lr: float = 0.01
     """Step of the moving average of the inference threshold."""

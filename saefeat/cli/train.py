@@ -33,7 +33,7 @@ A config; flags go over it:
 @click.option("--k", type=click.IntRange(1), help="Active features per token, on average.")
 @click.option("--tokens", type=click.IntRange(1), help="Token visits in all; more than were harvested: epochs.")
 @click.option("--batch", type=click.IntRange(1), help="Tokens a step.")
-@click.option("--lr", type=float, help="Peak Adam rate (default: 2e-4 / sqrt(features / 2**14)).")
+@click.option("--lr", type=float, help="Peak Adam rate (default: 4e-4 / sqrt(features / 2**14)).")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The SAE's folder.")
 @json_option
 @click.pass_obj

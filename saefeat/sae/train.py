@@ -177,7 +177,7 @@ def descend(state: State, gradients: Params, lr: float) -> None:
 
 def peak_rate(config: TrainConfig) -> float:
     """The peak Adam rate: given, or proportional to 1/sqrt(width)."""
-    return config.lr if config.lr is not None else 2e-4 / math.sqrt(config.features / 2**14)
+    return config.lr if config.lr is not None else 4e-4 / math.sqrt(config.features / 2**14)
 
 
 def rate(step: int, steps: int, config: TrainConfig) -> float:
