@@ -13,7 +13,7 @@ from saefeat.atlas import build_atlas
 from saefeat.config import BuildConfig, to_dict
 from saefeat.corpus import load_corpus
 from saefeat.errors import InputError
-from saefeat.files import directory_lock, fingerprint, require_disk, sha256_file, write_json
+from saefeat.files import directory_lock, fingerprint, read_json, require_disk, sha256_file, write_json
 from saefeat.harvest import ActivationStore, harvest
 from saefeat.label import label
 from saefeat.sae import load_sae, quality, train
@@ -93,7 +93,7 @@ def build(config: BuildConfig, out: Path, *, report: Report = silent) -> Built:
         activations = harvest(subject, harvesting, out / "activations", on_progress=report("harvest"))
         store = ActivationStore(activations)
         training = dataclasses.replace(config.train, layer=layer)
-        sae_path = train(store, training, out / "sae", on_progress=report("train"))
+        sae_path = train(store, training, out / "sae", device=subject.device, on_progress=report("train"))
         figures = measured_quality(sae_path, store, subject, training.heldout, report)
         labels = label(subject, [sae_path], corpus, config.label, out / "labels", on_progress=report("label"))
         atlas = index(config, subject, labels, sae_path, out, report)
@@ -104,8 +104,6 @@ def measured_quality(
     sae_path: Path, store: ActivationStore, subject: Subject, share: float, report: Report
 ) -> dict[str, Any]:
     """The SAE's figures on held-out tokens, kept beside it as quality.json; measured once per SAE."""
-    from saefeat.files import read_json
-
     path = sae_path / "quality.json"
     weights = sha256_file(sae_path / "sae_weights.safetensors")
     if path.exists():
@@ -113,15 +111,13 @@ def measured_quality(
         if known["weights"] == weights:
             return known["figures"]
     report("quality")
-    figures = quality(load_sae(sae_path), store, subject, share=share, max_tokens=QUALITY_TOKENS)
+    figures = quality(load_sae(sae_path).to(subject.device), store, subject, share=share, max_tokens=QUALITY_TOKENS)
     write_json(path, {"format": "quality", "format_version": 1, "weights": weights, "figures": figures})
     return figures
 
 
 def index(config: BuildConfig, subject: Subject, labels: Path, sae_path: Path, out: Path, report: Report) -> Path:
     """The atlas, made anew only when the labels or the SAE changed."""
-    from saefeat.files import read_json
-
     target, stamp = out / config.name, out / f".{config.name}.json"
     inputs = fingerprint([sha256_file(labels / "manifest.json"), sha256_file(sae_path / "sae_weights.safetensors")])
     if stamp.exists() and (target / "atlas.json").exists():

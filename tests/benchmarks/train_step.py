@@ -34,7 +34,7 @@ def ours() -> None:
 
     def run() -> None:
         for _ in range(STEPS):
-            result = step(params, next(data), K, dead_F=dead_F, aux_coefficient=1 / 32, compute=torch.bfloat16)
+            result = step(params, next(data), K, dead_F=dead_F, aux_coefficient=1.0, compute=torch.bfloat16)
             for tensor, gradient in zip(params, result.gradients, strict=True):
                 tensor.grad = gradient
             torch.nn.utils.clip_grad_norm_(params, 1.0)
