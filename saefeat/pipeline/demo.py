@@ -22,7 +22,7 @@ def demo_config() -> BuildConfig:
         name="demo",
         subject=SubjectConfig(model="smollm2-135m-instruct"),
         harvest=HarvestConfig(text=(str(stories),), layers=(19,), tokens=300_000),
-        train=TrainConfig(layer=19, features=2304, k=48, tokens=500_000, dead_after=100_000),
+        train=TrainConfig(layer=19, features=2304, k=48, tokens=1_000_000, dead_after=100_000),
         label=LabelConfig(stories="stories"),
     )
 
