@@ -28,14 +28,14 @@ def quality(sae: SAE, store: ActivationStore, subject: Subject, *, share: float,
     ce = {"clean": 0.0, "sae": 0.0, "zero": 0.0}
     contexts = 0
     for ids_NT, x_NTD, usable_NT in store.heldout_contexts(layer, share):
-        x_ND = x_NTD[usable_NT].float()
+        x_ND = x_NTD[usable_NT].to(sae.b_dec_D.device).float()
         acts_NF = sae.encode(x_ND)
         n += len(x_ND)
         squares += x_ND.double().square().sum().item()
-        total_D += x_ND.double().sum(0)
+        total_D += x_ND.double().sum(0).cpu()
         mse += (x_ND - sae.decode(acts_NF)).double().square().sum().item()
         l0 += float((acts_NF > 0).sum())
-        fired_F += (acts_NF > 0).sum(0)
+        fired_F += (acts_NF > 0).sum(0).cpu()
 
         def replaced(x_BTD: torch.Tensor, usable_NT: torch.Tensor = usable_NT) -> torch.Tensor:
             usable_NT = usable_NT.to(x_BTD.device)
