@@ -139,12 +139,13 @@ class LabelConfig:
     topics: tuple[str, ...] = ()
     """Topics that prototypes and labels are made from; (): all."""
     readouts: tuple[ReadoutConfig, ...] = (STORY, FELT)
-    ridge: float = 1.0
-    """Shrinkage of the whitening, in mean eigenvalues of the within-emotion covariance."""
+    ridge: float | None = None
+    """Shrinkage of the whitening, in mean eigenvalues of the within-emotion covariance; None: chosen for each
+    readout by leaving each topic out in turn."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.ridge > 0, f"ridge must be positive, not {self.ridge}")
+        _require(self.ridge is None or self.ridge > 0, f"ridge must be positive, not {self.ridge}")
         _require(len({r.name for r in self.readouts}) == len(self.readouts) > 0, "readouts must have distinct names")
 
 

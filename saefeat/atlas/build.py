@@ -19,7 +19,7 @@ from saefeat.atlas.nearest import Prototype, profile
 from saefeat.corpus import StoryCorpus, load_corpus
 from saefeat.errors import FormatError, InputError
 from saefeat.files import atomic_directory, atomic_path, read_json, sha256_file, shipped, write_json
-from saefeat.label import fit_prototypes, read_manifest, read_pools, read_prototypes
+from saefeat.label import read_manifest, read_prototypes
 from saefeat.sae import SAE, load_sae
 from saefeat.subject import Fingerprint, Subject, recipes
 
@@ -70,30 +70,24 @@ def build_atlas(
         raise InputError("the stories have changed since", where=labels, do="run saefeat label again")
     rows = np.array([i for i, story in enumerate(corpus.stories) if story.topic in set(told["topics"])])
     stories = [corpus.stories[i] for i in rows]
-    emotion_N = np.array([corpus.emotions.index(story.emotion) for story in stories])
-    topic_N = np.array([story.topic for story in stories])
 
     with atomic_directory(out) as made:
         shutil.copyfile(labels / LABELS, made / LABELS)
         # scores are those of the weights that the atlas holds: halves, scaled
         prototypes: dict[str, tuple[Prototype, float]] = {}
-        for readout, (W_FE, bias_E) in read_prototypes(labels).items():
-            scale = half_scale(W_FE)
-            half_FE = (W_FE / np.float32(scale)).astype(np.float16).astype(np.float32) * np.float32(scale)
-            prototypes[readout] = Prototype(half_FE, bias_E.astype(np.float32)), scale
+        fitted = read_prototypes(labels)
+        for readout, fit in fitted.items():
+            scale = half_scale(fit.W_FE)
+            half_FE = (fit.W_FE / np.float32(scale)).astype(np.float16).astype(np.float32) * np.float32(scale)
+            prototypes[readout] = Prototype(half_FE, fit.bias_E), scale
         names = [readout["name"] for readout in told["readouts"]]
         _write_prototypes(made / PROTOTYPES, {n: prototypes[n] for n in names})
         width = max(sae.n_features for sae, _ in loaded.values())
         triples = [(prototypes[n][0].W_FE, prototypes[n][0].bias_E, prototypes[n][1]) for n in names]
         write_index(emotion_rows(triples, width), made / EMOTIONS)
 
-        pools = read_pools(labels)
-        profiles = []
-        for readout in names:  # a story's profile is by prototypes that never saw its topic
-            X_NF = pools[readout][0][rows]
-            ridge = told["config"]["ridge"]
-            fit = fit_prototypes(X_NF, emotion_N, topic_N, ridge=ridge, n_emotions=len(corpus.emotions))
-            profiles.append(profile(np.nan_to_num(fit.heldout_NE.astype(np.float64))))
+        # a story's profile is by prototypes that never saw its topic
+        profiles = [profile(np.nan_to_num(fitted[readout].heldout_NE.astype(np.float64))) for readout in names]
         write_index(np.concatenate(profiles), made / STORIES)
 
         saes_by_name = {sae_name: sae for sae_name, (sae, _) in loaded.items()}

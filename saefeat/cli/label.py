@@ -22,7 +22,7 @@ Examples:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The label directory to make.")
 @click.option("--stories", help="Story corpus: a directory, or the name of one that ships (default: stories).")
 @click.option("--topics", help="Topics to make labels and prototypes from, such as t01,t02 (default: all).")
-@click.option("--ridge", type=float, help="Shrinkage of the whitening, in mean eigenvalues (default: 1).")
+@click.option("--ridge", type=float, help="Shrinkage of the whitening, in mean eigenvalues (default: chosen).")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of label settings, readouts included.")
 @click.option("--model", default="smollm2-135m-instruct", show_default=True, help="The subject model.")
 @json_option

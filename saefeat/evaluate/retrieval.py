@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from saefeat.errors import InputError
-from saefeat.label import calibration, dual_prototypes, gram, heldout_scores, raw_scores
+from saefeat.label import RIDGES, calibration, choose_ridge, dual_prototypes, gram, heldout_scores, places, raw_scores
 
-RIDGES = (1.0, 3.0, 0.3, 10.0, 0.1, 30.0)
-"""In mean eigenvalues; of equally good ones the first is chosen."""
 RESAMPLES = 2000
 
 
@@ -55,28 +53,13 @@ def retrieval(
         raise InputError("needs at least two topics to train on and one to test on", do="name other topics")
     K_NN = gram(X_NF)
     K_train, labels, topics = K_NN[np.ix_(train, train)], fitted_N[train], topic_N[train]
-    best: tuple[float, float, np.ndarray] | None = None
-    for ridge in ridges:
-        heldout_NE = heldout_scores(K_train, labels, topics, E, F, ridge)
-        mean_E, sd_E = calibration(heldout_NE, labels)
-        share = float((places((heldout_NE - mean_E) / sd_E, labels) < 1).mean())
-        if best is None or share > best[0]:
-            best = share, ridge, np.stack([mean_E, sd_E])
-    assert best is not None
-    _, ridge, (mean_E, sd_E) = best
+    ridge = choose_ridge(K_train, labels, topics, E, F, ridges)
+    mean_E, sd_E = calibration(heldout_scores(K_train, labels, topics, E, F, ridge), labels)
     alpha_NE = dual_prototypes(K_train, labels, topics, E, F, ridge)
     scores_NE = (raw_scores(K_NN[np.ix_(test, train)], K_train, alpha_NE) - mean_E) / sd_E
     place_N = places(scores_NE, emotion_N[test])
     (top1, interval1), (top5, interval5) = (share_with_interval(place_N < k, seed) for k in (1, 5))
     return Retrieval(top1, top5, interval1, interval5, ridge, F, len(test), E)
-
-
-def places(scores_NE: np.ndarray, emotion_N: np.ndarray) -> np.ndarray:
-    """How many emotions come before a text's own; ties and unknown scores count against it by half and wholly."""
-    known_NE = np.where(np.isnan(scores_NE), -np.inf, scores_NE)
-    own_N1 = known_NE[np.arange(len(emotion_N)), emotion_N][:, None]
-    ties_N = (known_NE == own_N1).sum(1) - 1
-    return (known_NE > own_N1).sum(1) + ties_N / 2
 
 
 def share_with_interval(hit_N: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:

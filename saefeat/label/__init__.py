@@ -5,25 +5,30 @@ from saefeat.label.families import families
 from saefeat.label.label import label, read_manifest, read_pools, read_prototypes, top_k
 from saefeat.label.pools import Encoder, Pools, Progress, pool_texts, pool_tokens
 from saefeat.label.prototypes import (
+    RIDGES,
     Prototypes,
     calibration,
     centre_by_topic,
+    choose_ridge,
     class_means,
     dual_prototypes,
     fit_prototypes,
     gram,
     heldout_scores,
+    places,
     raw_scores,
     scores,
 )
 
 __all__ = [
+    "RIDGES",
     "Encoder",
     "Pools",
     "Progress",
     "Prototypes",
     "calibration",
     "centre_by_topic",
+    "choose_ridge",
     "class_means",
     "dual_prototypes",
     "families",
@@ -32,6 +37,7 @@ __all__ = [
     "heldout_scores",
     "label",
     "label_features",
+    "places",
     "pool_texts",
     "pool_tokens",
     "raw_scores",

@@ -24,6 +24,7 @@ from saefeat.subject import Fingerprint, Subject
 
 logger = logging.getLogger(__name__)
 FORMAT, VERSION = "labels", 1
+PARTS = ("W_FE", "bias_E", "heldout_NE")
 NEUTRAL_SHARE = 0.95
 """A text stands out if its top score exceeds that of this share of the neutral texts."""
 
@@ -90,6 +91,7 @@ def label(
                     "features": sae.n_features,
                     "stands_out": float(np.quantile(neutral_N, NEUTRAL_SHARE)) if len(neutral_N) else None,
                     "heldout": top_k(fit.heldout_NE, emotion_N),
+                    "ridge": fit.ridge,
                 }
             )
         first = fitted[config.readouts[0].name]
@@ -138,18 +140,21 @@ def read_manifest(directory: Path | str) -> dict[str, Any]:
     return read_json(Path(directory) / "manifest.json", kind=FORMAT, version=VERSION)
 
 
-def read_prototypes(directory: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Readout name → (W_FE, bias_E), float32. Raises FormatError."""
+def read_prototypes(directory: Path | str) -> dict[str, Prototypes]:
+    """Readout name → its prototypes, float32. Raises FormatError."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     path = Path(directory) / "prototypes.safetensors"
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+        names = [name.removesuffix(".W_FE") for name in tensors if name.endswith(".W_FE")]
+        return {
+            n: Prototypes(**{part: tensors[f"{n}.{part}"] for part in PARTS}, ridge=float(tensors[f"{n}.ridge"][0]))
+            for n in names
+        }
+    except (OSError, SafetensorError, KeyError) as error:
         raise FormatError(f"cannot be read as prototypes ({error})", where=path, do="run `label` again") from error
-    names = [name.removesuffix(".W_FE") for name in tensors if name.endswith(".W_FE")]
-    return {n: (tensors[f"{n}.W_FE"].astype(np.float32), tensors[f"{n}.bias_E"].astype(np.float32)) for n in names}
 
 
 def read_pools(directory: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -257,10 +262,10 @@ def _read_pools(path: Path) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
 def _write_prototypes(path: Path, fitted: Mapping[str, Prototypes]) -> None:
     from safetensors.numpy import save_file
 
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, fit in fitted.items():
-        tensors[f"{name}.W_FE"] = np.ascontiguousarray(fit.W_FE)
-        tensors[f"{name}.bias_E"] = np.ascontiguousarray(fit.bias_E)
+        tensors |= {f"{name}.{part}": np.ascontiguousarray(getattr(fit, part)) for part in PARTS}
+        tensors[f"{name}.ridge"] = np.array([fit.ridge], np.float32)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "prototypes", "format_version": str(VERSION)})
 

@@ -15,6 +15,7 @@ Shapes: N stories, F features, E emotions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ import numpy as np
 from saefeat.errors import InputError
 
 GRAM_BLOCK = 4096
+RIDGES = (1.0, 3.0, 0.3, 10.0, 0.1, 30.0)
+"""What is tried when no ridge is given, in mean eigenvalues; of equally good ones the first is taken."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class Prototypes:
     """W_FE and bias_E, calibrated: for stories of other emotions on unseen topics a score has mean 0 and sd 1.
 
     heldout_NE: the calibrated scores of the training stories, each by prototypes that never saw its topic.
+    ridge: the shrinkage used.
     """
 
     W_FE: np.ndarray
     bias_E: np.ndarray
     heldout_NE: np.ndarray
+    ridge: float
 
 
 def scores(X_NF: np.ndarray, prototypes: Prototypes) -> np.ndarray:
@@ -42,22 +47,25 @@ def scores(X_NF: np.ndarray, prototypes: Prototypes) -> np.ndarray:
 
 
 def fit_prototypes(
-    X_NF: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, *, ridge: float, n_emotions: int | None = None
+    X_NF: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, *, ridge: float | None, n_emotions: int | None = None
 ) -> Prototypes:
     """Prototypes of stories X_NF with emotions 0..E-1 and topics (any labels).
 
+    ridge: in mean eigenvalues; None: the one of RIDGES that does best when each topic is left out in turn.
     Raises InputError: fewer than two topics (nothing to calibrate on), an emotion without a story.
     """
     E = int(emotion_N.max()) + 1 if n_emotions is None else n_emotions
     _check(emotion_N, topic_N, E)
     K_NN, F = gram(X_NF), X_NF.shape[1]
+    if ridge is None:
+        ridge = choose_ridge(K_NN, emotion_N, topic_N, E, F)
     raw_NE = heldout_scores(K_NN, emotion_N, topic_N, E, F, ridge)
     mean_E, sd_E = calibration(raw_NE, emotion_N)
     alpha_NE = dual_prototypes(K_NN, emotion_N, topic_N, E, F, ridge)
     W_FE = (X_NF.T @ alpha_NE.astype(X_NF.dtype)).astype(np.float64) / sd_E
     bias_E = -X_NF.mean(0, dtype=np.float64) @ W_FE - mean_E / sd_E
     heldout_NE = (raw_NE - mean_E) / sd_E
-    return Prototypes(W_FE.astype(np.float32), bias_E.astype(np.float32), heldout_NE.astype(np.float32))
+    return Prototypes(W_FE.astype(np.float32), bias_E.astype(np.float32), heldout_NE.astype(np.float32), ridge)
 
 
 # ---------------------------------------------------------------- the method, on the Gram matrix
@@ -115,6 +123,27 @@ def heldout_scores(
         known = np.bincount(emotion_N[train], minlength=E) > 0
         out_NE[np.ix_(test, known)] = fold[:, known]
     return out_NE
+
+
+def choose_ridge(
+    K_NN: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, E: int, F: int, ridges: Sequence[float] = RIDGES
+) -> float:
+    """The ridge whose calibrated scores put most stories' own emotion first, each topic left out in turn."""
+
+    def share(ridge: float) -> float:
+        raw_NE = heldout_scores(K_NN, emotion_N, topic_N, E, F, ridge)
+        mean_E, sd_E = calibration(raw_NE, emotion_N)
+        return float((places((raw_NE - mean_E) / sd_E, emotion_N) < 1).mean())
+
+    return max(ridges, key=share)  # of equals the first
+
+
+def places(scores_NE: np.ndarray, emotion_N: np.ndarray) -> np.ndarray:
+    """How many emotions come before a text's own; ties and unknown scores count against it by half and wholly."""
+    known_NE = np.where(np.isnan(scores_NE), -np.inf, scores_NE)
+    own_N1 = known_NE[np.arange(len(emotion_N)), emotion_N][:, None]
+    ties_N = (known_NE == own_N1).sum(1) - 1
+    return (known_NE > own_N1).sum(1) + ties_N / 2
 
 
 def calibration(raw_NE: np.ndarray, emotion_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,8 @@ import pytest
 
 from saefeat.errors import InputError
 from saefeat.evaluate import retrieval, shuffled_within_topics
-from saefeat.evaluate.retrieval import places, share_with_interval
+from saefeat.evaluate.retrieval import share_with_interval
+from saefeat.label import places
 
 
 def crossed(E: int, P: int, F: int, signal: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from saefeat.config import FELT, STORY, LabelConfig, ReadoutConfig
 from saefeat.corpus import Neutral, Story, StoryCorpus, load_corpus
 from saefeat.errors import FormatError, InputError, ModelMismatch, UnknownName
 from saefeat.files import read_json
-from saefeat.label import label, pool_texts, read_manifest, read_pools, read_prototypes
+from saefeat.label import label, pool_texts, read_manifest, read_pools, read_prototypes, scores
 from saefeat.sae import SAE, load_sae, save_sae
 from saefeat.subject import Subject
 from tests.tiny import tiny_subject
@@ -67,9 +67,10 @@ def test_the_directory_holds_what_the_manifest_says(tiny: Subject, made: tuple[P
         X_NF, density_F = read_pools(out)[name]
         np.testing.assert_allclose(X_NF, pools.features[name], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(density_F, pools.density[name], atol=1e-6)
-        W_FE, bias_E = read_prototypes(out)[name]
-        assert np.abs(W_FE).max() < 65504  # float16 holds it
-        top_N = (X_NF[len(corpus.stories) :] @ W_FE + bias_E).max(1)
+        fit = read_prototypes(out)[name]
+        assert np.abs(fit.W_FE).max() < 65504  # float16 holds it
+        top_N = scores(X_NF[len(corpus.stories) :], fit).max(1)
+        assert described["ridge"] == pytest.approx(fit.ridge)
         assert abs(described["stands_out"] - np.quantile(top_N, 0.95)) < 1e-3
         assert described["sae"] == "L1"
     table = pq.read_table(out / "labels.parquet")
@@ -106,7 +107,7 @@ def test_prototypes_of_some_topics_do_not_depend_on_the_others(tiny: Subject, tm
     label(tiny, [sae], corpus.on_topics(["a", "b"]), LabelConfig(), tmp_path / "alone")
     part, alone = read_prototypes(tmp_path / "part"), read_prototypes(tmp_path / "alone")
     for name in part:
-        np.testing.assert_allclose(part[name][0], alone[name][0], rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(part[name].W_FE, alone[name].W_FE, rtol=1e-2, atol=1e-3)
 
 
 def test_a_readout_may_have_an_sae_of_its_own(tiny: Subject, tmp_path: Path) -> None:
