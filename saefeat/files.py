@@ -78,6 +78,7 @@ def atomic_directory(target: Path | str) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         for path in temporary.rglob("*"):
             if path.is_file():
+                path.chmod(0o666 & ~_umask())
                 with path.open("rb") as written:
                     os.fsync(written.fileno())
         old = target.with_name(f".{target.name}.{os.getpid()}.old")

@@ -29,6 +29,8 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "d"
     with files.atomic_directory(target) as temporary:
         (temporary / "x").write_text("old")
+        (temporary / "x").chmod(0o600)
+    assert (target / "x").stat().st_mode & 0o444 == 0o444  # what one user makes others can read
     with pytest.raises(RuntimeError), files.atomic_directory(target) as temporary:
         (temporary / "x").write_text("new")
         raise RuntimeError
