@@ -388,8 +388,8 @@ class Atlas:
 
     def _pooled(self, texts: Iterable[str | TextItem], readout: str, keep_going: bool) -> Iterator[Pooled]:
         """Texts pooled a chunk at a time, in order."""
-        if readout != "auto":
-            self.check_readout(readout)
+        readout = choose_readout(self.readouts) if readout == "auto" else readout
+        self.check_readout(readout)
         chunk: list[TextItem] = []
         for number, text in enumerate(texts, 1):
             chunk.append(TextItem(str(number), text) if isinstance(text, str) else text)
@@ -401,28 +401,24 @@ class Atlas:
 
     def _pool_chunk(self, chunk: list[TextItem], readout: str, keep_going: bool) -> list[Pooled]:
         done: list[Pooled | None] = [None] * len(chunk)
-        groups: dict[str, list[int]] = {}
         for i, item in enumerate(chunk):
             try:
-                n_tokens = self._count_tokens(item)
+                self._check_text(item)
             except InputError as error:
                 if not keep_going:
                     raise
                 done[i] = Pooled(item, error=item.error or error.what)
-                continue
-            name = choose_readout(n_tokens, tuple(self.readouts)) if readout == "auto" else readout
-            groups.setdefault(name, []).append(i)
-        for name, members in groups.items():
-            sae = self.sae(self.readouts[name]["sae"])
-            config = self._config(name)
-            pools = pool_texts(self.subject(), [str(chunk[i].text) for i in members], [config], {name: sae})
+        members = [i for i, pooled in enumerate(done) if pooled is None]
+        if members:
+            sae, config = self.sae(self.readouts[readout]["sae"]), self._config(readout)
+            pools = pool_texts(self.subject(), [str(chunk[i].text) for i in members], [config], {readout: sae})
             for row, i in enumerate(members):
                 windows = int(pools.n_windows_N[row]) if config.pool == "mean" else 1
-                done[i] = Pooled(chunk[i], name, pools.features[name][row], windows)
+                done[i] = Pooled(chunk[i], readout, pools.features[readout][row], windows)
         return [pooled for pooled in done if pooled is not None]
 
-    def _count_tokens(self, item: TextItem) -> int:
-        """The number of tokens of a text that can be read; InputError says why it cannot."""
+    def _check_text(self, item: TextItem) -> None:
+        """Raises InputError for what cannot be read as a text."""
         where = f"text {item.id}"
         if item.error is not None:
             raise InputError(item.error, where=where)
@@ -432,10 +428,8 @@ class Atlas:
             item.text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError("is not UTF-8 text", where=where) from error
-        n_tokens = len(self.subject().tokenize(item.text)) if item.text.strip() else 0
-        if not n_tokens:
+        if not item.text.strip():
             raise InputError("the text is empty", where=where, do="pass some words")
-        return n_tokens
 
 
 def _plain(value: Any) -> Any:

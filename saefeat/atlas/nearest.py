@@ -6,13 +6,12 @@ Every figure is of one text alone. Shapes: F features, E emotions, K active feat
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-SHORT_TEXT = 40
-"""Tokens below which `auto` reads a text's last token with a continuation (if the atlas can) instead of its mean."""
 DIGITS = 6
 
 
@@ -38,12 +37,9 @@ class Prototype:
         return active_K[order], parts_K[order]
 
 
-def choose_readout(n_tokens: int, readouts: tuple[str, ...]) -> str:
-    """The readout that suits a text's length: `story` for texts of 40 tokens or more, else `felt` if there is one."""
-    wanted = "story" if n_tokens >= SHORT_TEXT else "felt"
-    if wanted in readouts:
-        return wanted
-    return "story" if "story" in readouts else readouts[0]
+def choose_readout(readouts: Mapping[str, Mapping[str, Any]]) -> str:
+    """The readout that 'auto' means: the one that put most stories' own emotion first on topics it had not seen."""
+    return max(readouts, key=lambda name: readouts[name]["heldout"]["top1"])
 
 
 def explain(

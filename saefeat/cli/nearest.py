@@ -25,7 +25,9 @@ Examples:
 @click.option("--output", type=click.Path(path_type=Path), help="Write JSON lines to this file.")
 @click.option("--keep-going", is_flag=True, help='A text that cannot be read gives {"id", "error"}.')
 @click.option("--top", type=Count(), default=10, show_default=True, help="How many emotions, or all.")
-@click.option("--readout", default="auto", show_default=True, help="story, felt, or auto: by the text's length.")
+@click.option(
+    "--readout", default="auto", show_default=True, help="story, felt, or auto: what reads unseen stories best."
+)
 @click.option("--tokens", is_flag=True, help="What each token adds to the first emotion's score.")
 @click.option(
     "--features", type=Count(0), default=10, show_default=True, help="How many contributing features, or all."

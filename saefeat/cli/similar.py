@@ -19,7 +19,9 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("text", required=False)
 @click.option("--top", type=Count(), default=5, show_default=True, help="How many stories, or all.")
-@click.option("--readout", default="auto", show_default=True, help="story, felt, or auto: by the text's length.")
+@click.option(
+    "--readout", default="auto", show_default=True, help="story, felt, or auto: what reads unseen stories best."
+)
 @json_option
 @click.pass_obj
 def command(settings: Settings, text: str | None, top: int | str, readout: str, as_json: bool) -> None:

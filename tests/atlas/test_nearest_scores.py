@@ -69,11 +69,10 @@ def test_a_profile_is_of_length_one_and_knows_no_level() -> None:
     np.testing.assert_allclose(profile(scores_NE), profile(scores_NE + 7), atol=1e-6)
 
 
-def test_auto_reads_short_texts_by_felt_and_long_ones_by_story() -> None:
-    assert choose_readout(39, ("story", "felt")) == "felt"
-    assert choose_readout(40, ("story", "felt")) == "story"
-    assert choose_readout(3, ("story",)) == "story"
-    assert choose_readout(300, ("other",)) == "other"
+def test_auto_is_the_readout_that_reads_unseen_stories_best() -> None:
+    told = {"felt": {"heldout": {"top1": 0.2}}, "story": {"heldout": {"top1": 0.9}}}
+    assert choose_readout(told) == "story"
+    assert choose_readout({"felt": told["felt"]}) == "felt"
 
 
 # ---------------------------------------------------------------- on an atlas
