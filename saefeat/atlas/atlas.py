@@ -21,7 +21,7 @@ from saefeat.atlas.verify import checked_sae, verify
 from saefeat.config import ReadoutConfig
 from saefeat.corpus import Story, TextItem, emotion_name
 from saefeat.errors import FormatError, InputError, UnknownName
-from saefeat.label import pool_texts, pool_tokens
+from saefeat.label import distinctness, pool_texts, pool_tokens
 from saefeat.sae import SAE
 from saefeat.subject import Fingerprint, Subject, load_subject
 
@@ -190,8 +190,8 @@ class Atlas:
         `{"id", "readout", "windows", "stands_out", "emotions": [{"emotion", "score", "family"}], "features":
         [{"feature", "activation", "contribution"}], "rest", "bias"}`: scores are standardised (stories of other
         emotions have mean 0 and sd 1); `features` are those that contribute most to the first emotion's score, and
-        bias + their contributions + rest is that score. stands_out: whether that score exceeds what 95 % of neutral
-        texts reach (None: there were none). tokens: adds "tokens", [{"token", "score", "used"}], what each token adds
+        bias + their contributions + rest is that score. stands_out: whether that score is further above the text's
+        other scores than in 95 % of neutral texts (None: there were none). tokens: adds "tokens", [{"token", "score", "used"}], what each token adds
         to that score: bias + all of them is the score. top, features: None for all. keep_going: a text that cannot be
         read gives {"id", "error"}. Each object depends on its own text only.
         """
@@ -218,11 +218,12 @@ class Atlas:
         order = np.argsort(-exact, kind="stable")[:wanted]
         best, best_score = int(candidates[order[0]]), round(float(exact[order[0]]), DIGITS)
         threshold = self.readouts[name].get("stands_out")
+        distinct = float(distinctness(prototype.scores(pooled.x_F)[None])[0])
         result: dict[str, Any] = {
             "id": pooled.item.id,
             "readout": name,
             "windows": pooled.windows,
-            "stands_out": None if threshold is None else bool(best_score > threshold),
+            "stands_out": None if threshold is None else distinct > threshold,
             "emotions": [
                 {
                     "emotion": self.emotion_names[candidates[i]],

@@ -66,9 +66,7 @@ def _query(atlas: Atlas, result: Mapping[str, Any], text: str | None, links: Lin
         shown, note = _tokens(atlas, tokens, title, text)
     else:
         shown, note = f'<p class="text">{escape(text or "")}</p>', ""
-    doubt = (
-        "" if result.get("stands_out") in (True, None) else " Nothing stands out: texts without emotion score as high."
-    )
+    doubt = "" if result.get("stands_out") in (True, None) else " No emotion stands out more than in texts without any."
     return section(
         title,
         f'<div class="card">{shown}</div><div class="cols"><div>{table(["emotion", "family", "n:score"], rows)}</div>'

@@ -23,7 +23,7 @@ Examples:
 def command(settings: Settings, out: Path | None) -> None:
     """The whole chain on the embedded default model, then three queries, cards and a report.
 
-    Fetches SmolLM2-135M-Instruct once (93 MB), harvests its residual stream at layer 19 on the shipped stories,
+    Fetches SmolLM2-135M-Instruct once (93 MB), harvests its residual stream at layer 19 on half of the shipped stories,
     trains a small sparse autoencoder, labels its features with 171 emotions, builds the index and asks it. A second
     run reuses what is done. The atlas that ships is larger and better: this one shows that the chain works here.
     """
@@ -52,7 +52,7 @@ def command(settings: Settings, out: Path | None) -> None:
 
     click.echo(quality_line(built.quality))
     for text, result in zip(DEMO_QUERIES, results, strict=True):
-        click.echo(f"\n“{text}”")
+        click.echo(f"\n“{text if len(text) < 90 else text[:86].rsplit(' ', 1)[0] + ' …'}”")
         for row in result["emotions"]:
             click.echo(f"  {row['score']:6.2f}  {row['emotion']}")
     click.echo(f"\nFeatures that carry {tops[0]!r}:")

@@ -81,7 +81,7 @@ def shown(result: dict[str, Any], *, named: bool) -> str:
     largest = max(emotions[0]["score"], 1.0)
     rows = [[f"{e['score']:.2f}", bar(e["score"], largest), e["emotion"], e["family"]] for e in emotions]
     windows = f", {result['windows']} windows" if result["windows"] > 1 else ""
-    doubt = "" if result["stands_out"] is not False else ", nothing stands out: neutral texts score as high"
+    doubt = "" if result["stands_out"] is not False else ": no emotion stands out more than in texts without any"
     lines += [f"readout {result['readout']}{windows}{doubt}", table(["score", "", "emotion", "family"], rows)]
     if result["features"]:
         rows = [[f["feature"], f"{f['activation']:.3f}", f"{f['contribution']:+.3f}"] for f in result["features"]]

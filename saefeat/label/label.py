@@ -18,7 +18,7 @@ from saefeat.files import atomic_path, directory_lock, fingerprint, read_json, s
 from saefeat.label.auroc import label_features
 from saefeat.label.families import families
 from saefeat.label.pools import Progress, pool_texts
-from saefeat.label.prototypes import Prototypes, fit_prototypes, scores
+from saefeat.label.prototypes import Prototypes, distinctness, fit_prototypes, scores
 from saefeat.sae import SAE, load_sae
 from saefeat.subject import Fingerprint, Subject
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 FORMAT, VERSION = "labels", 1
 PARTS = ("W_FE", "bias_E", "heldout_NE")
 NEUTRAL_SHARE = 0.95
-"""A text stands out if its top score exceeds that of this share of the neutral texts."""
+"""A text stands out if its `distinctness` exceeds that of this share of the neutral texts."""
 
 
 def label(
@@ -82,7 +82,7 @@ def label(
             columns = label_features(X_NF[rows], emotion_N, topic_N, density_F, len(corpus.emotions))
             sae = sae_of[readout.name]
             table.append({"sae": sae.name, "readout": readout.name, **columns})
-            neutral_N = scores(X_NF[len(corpus.stories) :], fit).max(1)
+            neutral_N = distinctness(scores(X_NF[len(corpus.stories) :], fit))
             described.append(
                 {
                     **to_dict(readout),

@@ -68,6 +68,17 @@ def fit_prototypes(
     return Prototypes(W_FE.astype(np.float32), bias_E.astype(np.float32), heldout_NE.astype(np.float32), ridge)
 
 
+def distinctness(scores_NE: np.ndarray) -> np.ndarray:
+    """(N,) how far a text's highest score lies above its own scores, in their standard deviations.
+
+    Scores spread more on texts unlike the stories, flat ones too, so the highest score by itself does not tell
+    whether any emotion stands out. 0 if there is nothing to compare.
+    """
+    spread_N = scores_NE.std(1)
+    above_N = scores_NE.max(1) - scores_NE.mean(1)
+    return np.divide(above_N, spread_N, out=np.zeros_like(above_N), where=spread_N > 0)
+
+
 # ---------------------------------------------------------------- the method, on the Gram matrix
 def gram(X_NF: np.ndarray) -> np.ndarray:
     """X Xᵀ in float64, by blocks of features."""

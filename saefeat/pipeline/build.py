@@ -11,7 +11,7 @@ from typing import Any
 
 from saefeat.atlas import build_atlas
 from saefeat.config import BuildConfig, to_dict
-from saefeat.corpus import load_corpus
+from saefeat.corpus import StoryCorpus, load_corpus
 from saefeat.errors import InputError
 from saefeat.files import directory_lock, fingerprint, read_json, require_disk, sha256_file, write_json
 from saefeat.harvest import ActivationStore, harvest
@@ -85,6 +85,7 @@ def build(config: BuildConfig, out: Path, *, report: Report = silent) -> Built:
     layer = layers[0] if config.train.layer is None else config.train.layer
     subject = load_subject(config.subject.model, device=config.subject.device, dtype=config.subject.dtype)
     corpus = load_corpus(config.label.stories)
+    corpus = corpus.on_topics(config.label.topics) if config.label.topics else corpus
     needed = plan(config, subject)
     if not (out / "sae" / "cfg.json").exists():
         require_disk(out, needed.disk_bytes)
@@ -96,7 +97,7 @@ def build(config: BuildConfig, out: Path, *, report: Report = silent) -> Built:
         sae_path = train(store, training, out / "sae", device=subject.device, on_progress=report("train"))
         figures = measured_quality(sae_path, store, subject, training.heldout, report)
         labels = label(subject, [sae_path], corpus, config.label, out / "labels", on_progress=report("label"))
-        atlas = index(config, subject, labels, sae_path, out, report)
+        atlas = index(config, subject, corpus, labels, sae_path, out, report)
     return Built(atlas=atlas, sae=sae_path, labels=labels, activations=activations, quality=figures)
 
 
@@ -116,7 +117,9 @@ def measured_quality(
     return figures
 
 
-def index(config: BuildConfig, subject: Subject, labels: Path, sae_path: Path, out: Path, report: Report) -> Path:
+def index(
+    config: BuildConfig, subject: Subject, corpus: StoryCorpus, labels: Path, sae_path: Path, out: Path, report: Report
+) -> Path:
     """The atlas, made anew only when the labels or the SAE changed."""
     target, stamp = out / config.name, out / f".{config.name}.json"
     inputs = fingerprint([sha256_file(labels / "manifest.json"), sha256_file(sae_path / "sae_weights.safetensors")])
@@ -125,6 +128,8 @@ def index(config: BuildConfig, subject: Subject, labels: Path, sae_path: Path, o
         if known["inputs"] == inputs:
             return target
     shutil.rmtree(target, ignore_errors=True)
-    made = build_atlas(labels, [sae_path], target, subject=subject, name=config.name, on_progress=report("index"))
+    made = build_atlas(
+        labels, [sae_path], target, subject=subject, name=config.name, corpus=corpus, on_progress=report("index")
+    )
     write_json(stamp, {"format": "build", "format_version": 1, "inputs": inputs, "config": to_dict(config)})
     return made

@@ -16,7 +16,7 @@ from saefeat.config import FELT, STORY, LabelConfig, ReadoutConfig
 from saefeat.corpus import Neutral, Story, StoryCorpus, load_corpus
 from saefeat.errors import FormatError, InputError, ModelMismatch, UnknownName
 from saefeat.files import read_json
-from saefeat.label import label, pool_texts, read_manifest, read_pools, read_prototypes, scores
+from saefeat.label import distinctness, label, pool_texts, read_manifest, read_pools, read_prototypes, scores
 from saefeat.sae import SAE, load_sae, save_sae
 from saefeat.subject import Subject
 from tests.tiny import tiny_subject
@@ -69,7 +69,7 @@ def test_the_directory_holds_what_the_manifest_says(tiny: Subject, made: tuple[P
         np.testing.assert_allclose(density_F, pools.density[name], atol=1e-6)
         fit = read_prototypes(out)[name]
         assert np.abs(fit.W_FE).max() < 65504  # float16 holds it
-        top_N = scores(X_NF[len(corpus.stories) :], fit).max(1)
+        top_N = distinctness(scores(X_NF[len(corpus.stories) :], fit))
         assert described["ridge"] == pytest.approx(fit.ridge)
         assert abs(described["stands_out"] - np.quantile(top_N, 0.95)) < 1e-3
         assert described["sae"] == "L1"

@@ -10,6 +10,7 @@ from saefeat.label import (
     calibration,
     centre_by_topic,
     class_means,
+    distinctness,
     dual_prototypes,
     fit_prototypes,
     gram,
@@ -133,3 +134,11 @@ def test_one_topic_or_a_missing_emotion_is_the_users_fault() -> None:
         fit_prototypes(X_NF, emotion_N, np.zeros_like(topic_N), ridge=1.0)
     with pytest.raises(InputError, match="1 emotions have no story"):
         fit_prototypes(X_NF, emotion_N, topic_N, ridge=1.0, n_emotions=4)
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 50), st.floats(-20, 20))
+def test_distinctness_knows_neither_level_nor_spread(seed: int, spread: float, level: float) -> None:
+    scores_NE = np.random.default_rng(seed).normal(size=(4, 9))
+    expected_N = [(max(row) - sum(row) / 9) / np.sqrt(np.mean((row - np.mean(row)) ** 2)) for row in scores_NE]
+    np.testing.assert_allclose(distinctness(scores_NE * spread + level), expected_N, rtol=1e-6)
+    assert distinctness(np.full((1, 9), 2.0))[0] == 0
