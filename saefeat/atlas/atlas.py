@@ -191,9 +191,10 @@ class Atlas:
         [{"feature", "activation", "contribution"}], "rest", "bias"}`: scores are standardised (stories of other
         emotions have mean 0 and sd 1); `features` are those that contribute most to the first emotion's score, and
         bias + their contributions + rest is that score. stands_out: whether that score is further above the text's
-        other scores than in 95 % of neutral texts (None: there were none). tokens: adds "tokens", [{"token", "score", "used"}], what each token adds
-        to that score: bias + all of them is the score. top, features: None for all. keep_going: a text that cannot be
-        read gives {"id", "error"}. Each object depends on its own text only.
+        other scores than in 95 % of neutral texts (None: there were none). tokens: adds "tokens", [{"token",
+        "score", "used"}], what each token adds to that score: bias + all of them is the score. top, features: None
+        for all. keep_going: a text that cannot be read gives {"id", "error"}. Each object depends on its own text
+        only.
         """
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}", do="pass a number, or all")
