@@ -7,10 +7,14 @@ import os
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
 
+from pathlib import Path
+
 import pytest
 
+from saefeat.atlas import Atlas
 from saefeat.subject import Subject, load_subject
 from tests.tiny import tiny_subject
+from tests.tiny_atlas import build_tiny_atlas
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +27,17 @@ def tiny() -> Subject:
 def default_subject() -> Subject:
     """The default model; fails if it was not fetched (`saefeat model fetch smollm2-135m-instruct`)."""
     return load_subject("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model/, stories/, sae/, labels/ and indexes/tiny, the atlas; built once."""
+    root = tmp_path_factory.mktemp("tiny")
+    build_tiny_atlas(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_atlas(tiny_root: Path) -> Atlas:
+    """The tiny atlas, open, its model in float32."""
+    return Atlas.open(tiny_root / "indexes" / "tiny", device="cpu", dtype="float32")

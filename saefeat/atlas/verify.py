@@ -42,7 +42,7 @@ def checked_sae(directory: Path, entry: Mapping[str, Any]) -> SAE:
 
 def verify(directory: Path) -> list[str]:
     """One line for everything that is wrong; [] for a whole atlas. Raises FormatError if there is no manifest."""
-    from saefeat.atlas.atlas import Atlas
+    from saefeat.atlas.opened import Opened
 
     manifest = read_manifest(directory)
     problems = []
@@ -59,8 +59,8 @@ def verify(directory: Path) -> list[str]:
             problems.append(str(error))
     if not problems:  # whole files that cannot be read or do not fit together
         try:
-            atlas = Atlas(directory)
-            _ = atlas.labels, atlas.prototypes, atlas.stories, atlas._emotion_index, atlas._story_index
+            atlas = Opened(directory)
+            _ = atlas.labels, atlas.prototypes, atlas.stories, atlas.emotion_index, atlas.story_index
         except InputError as error:
             problems.append(str(error))
     return problems

@@ -13,7 +13,7 @@ from tests.tiny_atlas import EMOTIONS, FEATURES
 
 def test_encode_is_the_pool_of_the_text(tiny_atlas: Atlas) -> None:
     text = "The dog slept, and the rain went on."
-    _, acts_TF, usable_T = pool_tokens(tiny_atlas.subject(), text, tiny_atlas._config("story"), tiny_atlas.sae())
+    _, acts_TF, usable_T = pool_tokens(tiny_atlas.subject(), text, tiny_atlas.readout_config("story"), tiny_atlas.sae())
     mean_F = acts_TF[usable_T].mean(0)
     told = next(tiny_atlas.encode([text]))
     assert told["readout"] == "story"
@@ -71,7 +71,7 @@ def test_gathering_equals_a_slow_twin(tiny_atlas: Atlas) -> None:
     gathered = gather(subject, stories, {"L1": sae}, {"L1": np.arange(FEATURES)})["L1"]
     best, fired, tokens = np.zeros((len(stories), FEATURES)), np.zeros(FEATURES), 0
     for n, story in enumerate(stories):
-        _, acts_TF, usable_T = pool_tokens(subject, story.text, tiny_atlas._config("story"), sae)
+        _, acts_TF, usable_T = pool_tokens(subject, story.text, tiny_atlas.readout_config("story"), sae)
         best[n] = acts_TF[usable_T].max(0)
         fired += (acts_TF[usable_T] > 0).sum(0)
         tokens += int(usable_T.sum())

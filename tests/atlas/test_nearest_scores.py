@@ -80,7 +80,7 @@ def test_auto_is_the_readout_that_reads_unseen_stories_best() -> None:
 def test_nearest_equals_a_slow_twin(tiny_atlas: Atlas, readout: str) -> None:
     results = list(tiny_atlas.nearest(TEXTS, top=None, readout=readout, features=None))
     for text, result in zip(TEXTS, results, strict=True):
-        config, sae = tiny_atlas._config(readout), tiny_atlas.sae()
+        config, sae = tiny_atlas.readout_config(readout), tiny_atlas.sae()
         x_F = pool_texts(tiny_atlas.subject(), [text], [config], {readout: sae}).features[readout][0].astype(float)
         prototype = tiny_atlas.prototypes[readout]
         slow = {e: float(prototype.bias_E[i]) for i, e in enumerate(tiny_atlas.emotion_names)}
