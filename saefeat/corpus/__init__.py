@@ -2,6 +2,8 @@
 
 from saefeat.corpus.check import Problem, check_corpus, corpus_stats
 from saefeat.corpus.documents import Document, documents, source_fingerprints
+from saefeat.corpus.join import join
+from saefeat.corpus.ratings import Ratings, load_ratings
 from saefeat.corpus.stories import Neutral, Story, StoryCorpus, emotion_name, load_corpus
 from saefeat.corpus.texts import TextItem, read_texts
 
@@ -9,6 +11,7 @@ __all__ = [
     "Document",
     "Neutral",
     "Problem",
+    "Ratings",
     "Story",
     "StoryCorpus",
     "TextItem",
@@ -16,7 +19,9 @@ __all__ = [
     "corpus_stats",
     "documents",
     "emotion_name",
+    "join",
     "load_corpus",
+    "load_ratings",
     "read_texts",
     "source_fingerprints",
 ]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from saefeat.corpus.stories import Neutral, Story, StoryCorpus
 
-SHORT, LONG = 40, 250
-"""Words below or above which a story is worth a look."""
+UNUSUAL = 5.0
+"""A text this many times shorter or longer (in words) than its topic's median is worth a look."""
 SHINGLE = 8
 """Two stories that share a run of this many words may be copies of each other."""
 
@@ -122,11 +122,17 @@ def _copies(corpus: StoryCorpus) -> list[Problem]:
 
 
 def _lengths(corpus: StoryCorpus) -> list[Problem]:
+    words_N = [len(story.text.split()) for story in corpus.stories]
+    of_topic = {
+        topic: statistics.median(w for w, story in zip(words_N, corpus.stories, strict=True) if story.topic == topic)
+        for topic in corpus.topics
+    }
     problems = []
-    for number, story in enumerate(corpus.stories, 1):
-        words = len(story.text.split())
-        if not SHORT <= words <= LONG:
-            problems.append(Problem("warning", "length", _name(story, number), f"{words} words"))
+    for number, (words, story) in enumerate(zip(words_N, corpus.stories, strict=True), 1):
+        usual = of_topic[story.topic]
+        if not usual / UNUSUAL <= words <= usual * UNUSUAL:
+            what = f"{words} words, {usual:.0f} is usual on this topic"
+            problems.append(Problem("warning", "length", _name(story, number), what))
     return problems
 
 

@@ -4,6 +4,7 @@ A corpus is a directory:
 - `emotions.txt`: one emotion a line, in the order used everywhere;
 - `*.jsonl`: stories, `{"emotion", "topic", "text"}`, as many files as one likes;
 - `neutral.jsonl` (optional): `{"topic", "kind", "text"}`;
+- `ratings.jsonl` (optional): valence and arousal of the emotions, read by `load_ratings`;
 - `word_families.json` (optional): `{emotion: regular expression}` of the words that would give the emotion away.
 """
 
@@ -19,6 +20,7 @@ from saefeat.errors import FormatError, InputError, UnknownName
 from saefeat.files import fingerprint, shipped
 
 NEUTRAL_FILE, EMOTIONS_FILE, FAMILIES_FILE = "neutral.jsonl", "emotions.txt", "word_families.json"
+RATINGS_FILE = "ratings.jsonl"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class StoryCorpus:
             neutral=tuple(text for text in self.neutral if text.topic in wanted),
             topics=tuple(sorted(set(wanted))),
         )
-        return replace(kept, fingerprint=_fingerprint(kept))
+        return replace(kept, fingerprint=fingerprint_of(kept))
 
 
 def emotion_name(text: str, emotions: Iterable[str]) -> str:
@@ -94,7 +96,7 @@ def load_corpus(name_or_dir: str | Path) -> StoryCorpus:
     families = _families(directory / FAMILIES_FILE, emotions)
     stories: list[Story] = []
     for path in sorted(directory.glob("*.jsonl")):
-        if path.name == NEUTRAL_FILE:
+        if path.name in (NEUTRAL_FILE, RATINGS_FILE):
             continue
         for where, row in _rows(path, ("emotion", "topic", "text")):
             if row["emotion"] not in emotions:
@@ -108,7 +110,7 @@ def load_corpus(name_or_dir: str | Path) -> StoryCorpus:
         neutral = [Neutral(row["topic"], row["kind"], row["text"]) for _, row in rows]
     topics = tuple(sorted({story.topic for story in stories}))
     corpus = StoryCorpus(tuple(stories), tuple(neutral), emotions, topics, families, "")
-    return replace(corpus, fingerprint=_fingerprint(corpus))
+    return replace(corpus, fingerprint=fingerprint_of(corpus))
 
 
 def _locate(name_or_dir: str | Path) -> Path:
@@ -180,6 +182,7 @@ def _loose(name: str) -> str:
     return " ".join(name.lower().replace("-", " ").replace("_", " ").split())
 
 
-def _fingerprint(corpus: StoryCorpus) -> str:
+def fingerprint_of(corpus: StoryCorpus) -> str:
+    """16 hex digits of a corpus's contents."""
     stories, neutral = ([asdict(text) for text in texts] for texts in (corpus.stories, corpus.neutral))
     return fingerprint([stories, neutral, corpus.emotions, corpus.word_families])
