@@ -120,10 +120,22 @@ class ReadoutConfig:
     name: str = "story"
     pool: Literal["mean", "last"] = "mean"
     """mean: over the text's tokens; last: the last token after the continuation."""
+    power: float = 0.5
+    """A pooled feature is its mean activation raised to this power: 1 keeps the mean, less damps loud features."""
     continuation: str = ""
     """Appended to the text before it is read, such as ' In short, I feel so'."""
+    frame: Literal["text", "chat"] = "text"
+    """text: as it is; chat: as a user's turn in the model's chat template, followed by the start of its reply."""
     sae: str = ""
     """The SAE it reads through, such as 'L18'; '': the first one given."""
+    also: tuple[str, ...] = ()
+    """Corpora, beside the stories, on whose texts its prototypes are fitted too; of the same emotions."""
+    below: int | None = None
+    """'auto' takes it for texts of fewer tokens than this; None: for whatever no other readout takes."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.power <= 1, f"power must lie above 0 and be at most 1, not {self.power}")
+        _require(self.below is None or self.below > 0, f"below must be positive, not {self.below}")
 
 
 STORY = ReadoutConfig(name="story", pool="mean")
@@ -139,6 +151,8 @@ class LabelConfig:
     topics: tuple[str, ...] = ()
     """Topics that prototypes and labels are made from; (): all."""
     readouts: tuple[ReadoutConfig, ...] = (STORY, FELT)
+    ratings: str = ""
+    """Valence and arousal of emotion words (.jsonl, .csv, .tsv); '': those that ship."""
     ridge: float | None = None
     """Shrinkage of the whitening, in mean eigenvalues of the within-emotion covariance; None: chosen for each
     readout by leaving each topic out in turn."""
@@ -147,6 +161,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         _require(self.ridge is None or self.ridge > 0, f"ridge must be positive, not {self.ridge}")
         _require(len({r.name for r in self.readouts}) == len(self.readouts) > 0, "readouts must have distinct names")
+        _require(any(r.below is None for r in self.readouts), "one readout must be without a bound (below)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from saefeat.atlas.opened import Opened
 from saefeat.atlas.pooled import Pooled, pooled_texts
 from saefeat.corpus import TextItem
 from saefeat.errors import InputError
-from saefeat.label import distinctness, pool_tokens
+from saefeat.label import pool_tokens
 
 MARGIN = 8
 """Candidates taken from the half-precision index beyond those asked for, before they are scored exactly."""
@@ -41,8 +41,8 @@ class Atlas(Opened):
         `{"id", "readout", "windows", "stands_out", "emotions": [{"emotion", "score", "family"}], "features":
         [{"feature", "activation", "contribution"}], "rest", "bias"}`: scores are standardised (stories of other
         emotions have mean 0 and sd 1); `features` are those that contribute most to the first emotion's score, and
-        bias + their contributions + rest is that score. stands_out: whether that score is further above the text's
-        other scores than in 95 % of neutral texts (None: there were none). tokens: adds "tokens", [{"token",
+        bias + their contributions + rest is that score. stands_out: whether that score is higher than the highest
+        of 95 % of flat texts (None: there were none). tokens: adds "tokens", [{"token",
         "score", "used"}], what each token adds to that score: bias + all of them is the score. top, features: None
         for all. keep_going: a text that cannot be read gives {"id", "error"}. Each object depends on its own text
         only.
@@ -69,13 +69,12 @@ class Atlas(Opened):
         exact = prototype.scores(pooled.x_F, candidates)
         order = np.argsort(-exact, kind="stable")[:wanted]
         best, best_score = int(candidates[order[0]]), round(float(exact[order[0]]), DIGITS)
-        threshold = self.readouts[name].get("stands_out")
-        distinct = float(distinctness(prototype.scores(pooled.x_F)[None])[0])
+        threshold = self.readouts[name].get("stands_out") if self.manifest["format_version"] > 1 else None
         result: dict[str, Any] = {
             "id": pooled.item.id,
             "readout": name,
             "windows": pooled.windows,
-            "stands_out": None if threshold is None else distinct > threshold,
+            "stands_out": None if threshold is None else best_score > threshold,
             "emotions": [
                 {
                     "emotion": self.emotion_names[candidates[i]],
@@ -92,11 +91,15 @@ class Atlas(Opened):
         return result | self._marks()
 
     def _tokens(self, text: str, readout: str, emotion: int) -> list[dict[str, Any]]:
-        """What each token adds to the score of one emotion: W_e · x_t over the number of tokens pooled."""
+        """What each token adds to the score of one emotion: of every feature's contribution, the token's share of
+        the feature's activation."""
         sae = self.sae(self.readouts[readout]["sae"])
         ids, acts_TF, usable_T = pool_tokens(self.subject(), text, self.readout_config(readout), sae)
-        added_T = acts_TF.astype(np.float64) @ self.prototypes[readout].W_FE[:, emotion].astype(np.float64)
-        added_T = np.where(usable_T, added_T, 0.0) / max(int(usable_T.sum()), 1)
+        acts_TF = np.where(usable_T[:, None], acts_TF, 0).astype(np.float64)
+        total_F = acts_TF.sum(0)
+        x_F = (total_F / max(int(usable_T.sum()), 1)) ** self.readout_config(readout).power
+        contribution_F = x_F * self.prototypes[readout].W_FE[:, emotion].astype(np.float64)
+        added_T = acts_TF @ np.divide(contribution_F, total_F, out=np.zeros_like(total_F), where=total_F > 0)
         strings = self.subject().token_strings(ids)
         return [
             {"token": token, "score": round(float(added), DIGITS), "used": bool(used)}
@@ -135,13 +138,22 @@ class Atlas(Opened):
         return {"id": pooled.item.id, "readout": pooled.readout, "stories": rows} | self._marks()
 
     # ------------------------------------------------------------ features and emotions
-    def features(self, emotion: str, *, top: int | None = 10, readout: str | None = None) -> list[dict[str, Any]]:
-        """The features that tell an emotion best, with evidence; readout: the first. Raises UnknownName."""
+    def features(
+        self, emotion: str, *, top: int | None = 10, readout: str | None = None, kind: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The features that tell an emotion best, with evidence; readout: the first; kind: only those of one kind.
+
+        Raises UnknownName (emotion, readout), InputError (an atlas of format 1 knows no kinds).
+        """
         if top is not None and top < 1:
             raise InputError(f"top must be at least 1, not {top}")
         emotion = self.emotion_name(emotion)
         readout = self.check_readout(readout or next(iter(self.readouts)))
         rows = np.flatnonzero((self.labels["emotion"] == emotion) & (self.labels["readout"] == readout))
+        if kind is not None:
+            if "kind" not in self.labels:
+                raise InputError(f"the atlas {self.name} knows no kinds of features", do="label and index it again")
+            rows = rows[self.labels["kind"][rows] == kind]
         rows = rows[np.argsort(self.labels["rank_for_emotion"][rows], kind="stable")]
         return [self._row(row) for row in rows[:top]]
 

@@ -87,7 +87,8 @@ def build_atlas(
         write_index(emotion_rows(triples, width), made / EMOTIONS)
 
         # a story's profile is by prototypes that never saw its topic
-        profiles = [profile(np.nan_to_num(fitted[readout].heldout_NE.astype(np.float64))) for readout in names]
+        heldout = [fitted[readout].heldout_NE[: len(stories)].astype(np.float64) for readout in names]
+        profiles = [profile(np.nan_to_num(scores_NE)) for scores_NE in heldout]
         write_index(np.concatenate(profiles), made / STORIES)
 
         saes_by_name = {sae_name: sae for sae_name, (sae, _) in loaded.items()}

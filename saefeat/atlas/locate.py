@@ -9,7 +9,7 @@ from typing import Any
 from saefeat.errors import FormatError, InputError, UnknownName
 from saefeat.files import home, read_json, shipped
 
-MANIFEST, FORMAT, VERSION = "atlas.json", "atlas", 1
+MANIFEST, FORMAT, VERSION = "atlas.json", "atlas", 2
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

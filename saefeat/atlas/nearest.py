@@ -37,9 +37,14 @@ class Prototype:
         return active_K[order], parts_K[order]
 
 
-def choose_readout(readouts: Mapping[str, Mapping[str, Any]]) -> str:
-    """The readout that 'auto' means: the one that put most stories' own emotion first on topics it had not seen."""
-    return max(readouts, key=lambda name: readouts[name]["heldout"]["top1"])
+def choose_readout(readouts: Mapping[str, Mapping[str, Any]], n_tokens: int) -> str:
+    """The readout that 'auto' means for a text of so many tokens: the one made for the shortest texts that this one is
+    still shorter than (`below`), else the first without such a bound."""
+    bounded = {name: told["below"] for name, told in readouts.items() if told.get("below")}
+    fitting = [name for name, below in bounded.items() if n_tokens < below]
+    if fitting:
+        return min(fitting, key=lambda name: bounded[name])
+    return next(name for name in readouts if name not in bounded)
 
 
 def explain(

@@ -183,4 +183,5 @@ class Opened:
     def readout_config(self, name: str) -> ReadoutConfig:
         """Where and with what pool a readout reads."""
         told = self.readouts[name]
-        return ReadoutConfig(name=name, pool=told["pool"], continuation=told["continuation"])
+        settings = {key: told[key] for key in ("pool", "continuation", "frame", "below") if key in told}
+        return ReadoutConfig(name=name, power=told.get("power", 1.0), **settings)

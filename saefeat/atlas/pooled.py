@@ -28,9 +28,9 @@ class Pooled:
 
 
 def pooled_texts(atlas: Opened, texts: Iterable[str | TextItem], readout: str, keep_going: bool) -> Iterator[Pooled]:
-    """Texts in order; readout 'auto' is the one that reads unseen stories best. Raises UnknownName, InputError."""
-    readout = choose_readout(atlas.readouts) if readout == "auto" else readout
-    atlas.check_readout(readout)
+    """Texts in order; readout 'auto' chooses for each text by its length. Raises UnknownName, InputError."""
+    if readout != "auto":
+        atlas.check_readout(readout)
     chunk: list[TextItem] = []
     for number, text in enumerate(texts, 1):
         chunk.append(TextItem(str(number), text) if isinstance(text, str) else text)
@@ -50,14 +50,22 @@ def _pooled_chunk(atlas: Opened, chunk: list[TextItem], readout: str, keep_going
             if not keep_going:
                 raise
             done[i] = Pooled(item, error=item.error or error.what)
-    members = [i for i, one in enumerate(done) if one is None]
-    if members:
+    waiting = [i for i, one in enumerate(done) if one is None]
+    chosen = {i: _readout_of(atlas, str(chunk[i].text), readout) for i in waiting}
+    for readout in dict.fromkeys(chosen.values()):
+        members = [i for i in waiting if chosen[i] == readout]
         sae, config = atlas.sae(atlas.readouts[readout]["sae"]), atlas.readout_config(readout)
         pools = pool_texts(atlas.subject(), [str(chunk[i].text) for i in members], [config], {readout: sae})
         for row, i in enumerate(members):
             windows = int(pools.n_windows_N[row]) if config.pool == "mean" else 1
             done[i] = Pooled(chunk[i], readout, pools.features[readout][row], windows)
     return [one for one in done if one is not None]
+
+
+def _readout_of(atlas: Opened, text: str, readout: str) -> str:
+    if readout != "auto":
+        return readout
+    return choose_readout(atlas.readouts, len(atlas.subject().tokenize(text)))
 
 
 def _check_text(item: TextItem) -> None:

@@ -1,6 +1,7 @@
 """The card of a feature: what is known about it, as one JSON object that every format is rendered from.
 
 {"format": "card", "format_version": 1, "kind": "feature", "name": "L18.7", "sae", "feature",
+ "about": its kind,
  "labels": [{"emotion", "readout", "auroc", "heldout_auroc", "folds", "mean_difference", …}],
  "density", "max_activation", "threshold", "decoder_norm", "histogram": {"edges", "counts"} | None,
  "snippets": [{"tokens", "values", "emotion", "topic"}], "words_up", "words_down": [{"token", "logit"}],
@@ -52,6 +53,7 @@ def feature_cards(atlas: Atlas, names: Sequence[str]) -> Iterator[dict[str, Any]
             "name": f"{sae_name}.{feature}",
             "sae": sae_name,
             "feature": feature,
+            "about": labels[0].get("kind") if labels else None,
             "labels": labels,
             "density": known["density"],
             "max_activation": max((max(snippet["values"]) for snippet in snippets), default=None),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from saefeat.cards.style import auroc, decimal, number, percent, visible, word
+from saefeat.cards.style import auroc, decimal, number, percent, rate, visible, word
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1d2025; --soft: #5c636e; --paper: #fff; --raised: #f5f6f8; --line: #dcdfe4;
@@ -129,13 +129,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def evidence_table(rows: Sequence[Mapping[str, Any]], subject: str, links: Links) -> str:
     """Labels with their evidence; `subject` is the column that differs: 'emotion' or 'feature'."""
-    head = [subject, "readout", "n:held-out AUROC", "n:topics", "n:AUROC", "n:mean difference"]
+    head = [subject, "readout", "n:held-out AUROC", "n:AUROC", "n:q", "n:mean difference"]
     return table(
         head,
         [
             [
                 link(row[subject], links), escape(str(row.get("readout") or "–")), auroc(row.get("heldout_auroc")),
-                number(row.get("folds") or None), auroc(row.get("auroc")), number(row.get("mean_difference")),
+                auroc(row.get("auroc")), rate(row.get("q_value")), number(row.get("mean_difference")),
             ]
             for row in rows
         ],
@@ -257,7 +257,10 @@ def section(title: str, body: str, note: str = "") -> str:
 
 def _evidence_note(labels: Sequence[Any]) -> str:
     more = f" The first {LABELS} of {len(labels)} labels." if len(labels) > LABELS else ""
-    return f"AUROC within topics; held-out: on topics left out when the feature was chosen.{more}"
+    return (
+        "AUROC within topics of the reading along the feature's direction; held-out: on topics left out when the "
+        f"feature was chosen; q: false discovery rate over all features and emotions.{more}"
+    )
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:

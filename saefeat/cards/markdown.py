@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saefeat.cards.style import auroc, decimal, number, percent, visible, word
+from saefeat.cards.style import auroc, decimal, number, percent, rate, visible, word
 
 STRONG = 0.5
 """A token is bold from this share of its feature's strongest activation in the card on."""
@@ -57,14 +57,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def evidence_table(rows: Sequence[Mapping[str, Any]], subject: str, links: Mapping[str, str]) -> str:
     """Labels with their evidence; `subject` is the column that differs: 'emotion' or 'feature'."""
-    head = [subject, "readout", "held-out AUROC", "topics", "AUROC", "mean difference"]
+    head = [subject, "readout", "held-out AUROC", "AUROC", "q", "mean difference"]
     return table(
         head,
         [
             [
                 _link(row[subject], links), text(str(row.get("readout") or "–")), auroc(row.get("heldout_auroc")),
-                number(row.get("folds") or None),
-                auroc(row.get("auroc")), number(row.get("mean_difference")),
+                auroc(row.get("auroc")), rate(row.get("q_value")), number(row.get("mean_difference")),
             ]
             for row in rows
         ],

@@ -55,6 +55,13 @@ def auroc(value: Any) -> str:
     return f"{min(value, 0.999):.3f}" if 0.995 <= value < 1 else f"{value:.2f}"
 
 
+def rate(value: Any) -> str:
+    """A p- or q-value: two digits, small ones as powers of ten."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.2g}" if value >= 0.001 else f"{value:.0e}"
+
+
 def visible(token: str) -> str:
     """A token with its line breaks, tabs and control characters made visible; spaces stay."""
     marks = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\x7f": "␡"}
@@ -102,10 +109,12 @@ def plain(value: Any) -> Any:
 
 
 def evidence_sentence(labels: Sequence[Mapping[str, Any]], n_emotions: int) -> str:
-    """What the first label's evidence says, and on which topics, in a plain sentence."""
+    """What the first label's evidence says in a plain sentence; atlases of format 1 hold none ready-made."""
     if not labels:
         return f"None of the atlas's {n_emotions} emotions is linked to this feature: no label stands on evidence."
     first = labels[0]
+    if first.get("says"):
+        return str(first["says"])
     held = first.get("heldout_auroc")
     known = held is not None and math.isfinite(held)
     value = held if known else first.get("auroc")

@@ -32,6 +32,7 @@ def command(settings: Settings, name: str, as_json: bool) -> None:
 def shown(result: dict[str, Any]) -> str:
     """A feature for a person."""
     lines = [f"{result['feature']}  layer {result['layer']}, active on {_share(result['density'])} of tokens", ""]
+    lines += [str(label["says"]) for label in result["labels"][:1] if label.get("says")]
     lines += [evidence(result["labels"], ["emotion", "readout"]) if result["labels"] else "No emotion is linked to it."]
     for title, key in (("promotes", "up"), ("suppresses", "down")):
         words = "  ".join(repr(word["token"])[1:-1].strip() or repr(word["token"]) for word in result["words"][key])

@@ -99,6 +99,8 @@ def figure(value: Any) -> str:
     """A figure of the evidence for a person; '-' where there is none."""
     if value is None:
         return "-"
+    if isinstance(value, float) and 0 < abs(value) < 0.0005:
+        return f"{value:.0e}"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
@@ -106,7 +108,7 @@ def evidence(rows: Sequence[dict[str, Any]], first: Sequence[str]) -> str:
     """Rows of labels as a table: the columns `first`, then the evidence."""
     from saefeat.cli.common import table
 
-    columns = {"auroc": "AUROC", "heldout_auroc": "held out", "mean_difference": "difference", "density": "density"}
+    columns = {"kind": "kind", "auroc": "AUROC", "heldout_auroc": "held out", "q_value": "q", "density": "density"}
     cells = [[row[name] for name in first] + [figure(row.get(key)) for key in columns] for row in rows]
     return table([*first, *columns.values()], cells)
 

@@ -56,7 +56,7 @@ def retrieval(
     ridge = choose_ridge(K_train, labels, topics, E, F, ridges)
     mean_E, sd_E = calibration(heldout_scores(K_train, labels, topics, E, F, ridge), labels)
     alpha_NE = dual_prototypes(K_train, labels, topics, E, F, ridge)
-    scores_NE = (raw_scores(K_NN[np.ix_(test, train)], K_train, alpha_NE) - mean_E) / sd_E
+    scores_NE = ((raw_scores(K_NN[np.ix_(test, train)], K_train, alpha_NE) - mean_E) / sd_E)[:, :E]
     place_N = places(scores_NE, emotion_N[test])
     (top1, interval1), (top5, interval5) = (share_with_interval(place_N < k, seed) for k in (1, 5))
     return Retrieval(top1, top5, interval1, interval5, ridge, F, len(test), E)

@@ -1,17 +1,40 @@
 """Stories to labels: pooled features, prototypes of emotions, what each feature tells, families of emotions."""
 
+from saefeat.label.aligned import aligned
 from saefeat.label.auroc import label_features, within_topic_auroc
+from saefeat.label.exact import p_values
 from saefeat.label.families import families
-from saefeat.label.label import label, read_manifest, read_pools, read_prototypes, top_k
+from saefeat.label.figures import circumplex_figure, similarity_figure
+from saefeat.label.geometry import (
+    Prediction,
+    component_correlations,
+    cosines,
+    pair_ranks,
+    predict_rating,
+    principal_components,
+    unit_rows,
+)
+from saefeat.label.kinds import KINDS, Kinds, kinds, sentence
+from saefeat.label.label import emotions_and_topics, label, read_manifest, read_pools, read_prototypes, top_k
+from saefeat.label.lexical import (
+    CARRIERS,
+    Lexical,
+    family_tokens,
+    lexical,
+    promoted_tokens,
+    vocabulary,
+    word_activations,
+)
+from saefeat.label.nested import NestedBest, SplitBest, nested_best, split_best
 from saefeat.label.pools import Encoder, Pools, Progress, pool_texts, pool_tokens
 from saefeat.label.prototypes import (
+    NEUTRAL,
     RIDGES,
     Prototypes,
     calibration,
     centre_by_topic,
     choose_ridge,
     class_means,
-    distinctness,
     dual_prototypes,
     fit_prototypes,
     gram,
@@ -19,34 +42,77 @@ from saefeat.label.prototypes import (
     places,
     raw_scores,
     scores,
+    separated,
+    with_share,
 )
+from saefeat.label.ranks import Crossing, crossing, rank_table
+from saefeat.label.statistics import MaxT, max_t, q_values, topic_bootstrap
+from saefeat.label.variance import VarianceSplit, variance_split
 
 __all__ = [
+    "CARRIERS",
+    "KINDS",
+    "NEUTRAL",
     "RIDGES",
+    "Crossing",
     "Encoder",
+    "Kinds",
+    "Lexical",
+    "MaxT",
+    "NestedBest",
     "Pools",
+    "Prediction",
     "Progress",
     "Prototypes",
+    "SplitBest",
+    "VarianceSplit",
+    "aligned",
     "calibration",
     "centre_by_topic",
     "choose_ridge",
+    "circumplex_figure",
     "class_means",
-    "distinctness",
+    "component_correlations",
+    "cosines",
+    "crossing",
     "dual_prototypes",
+    "emotions_and_topics",
     "families",
+    "family_tokens",
     "fit_prototypes",
     "gram",
     "heldout_scores",
+    "kinds",
     "label",
     "label_features",
+    "lexical",
+    "max_t",
+    "nested_best",
+    "p_values",
+    "pair_ranks",
     "places",
     "pool_texts",
     "pool_tokens",
+    "predict_rating",
+    "principal_components",
+    "promoted_tokens",
+    "q_values",
+    "rank_table",
     "raw_scores",
     "read_manifest",
     "read_pools",
     "read_prototypes",
     "scores",
+    "sentence",
+    "separated",
+    "similarity_figure",
+    "split_best",
     "top_k",
+    "topic_bootstrap",
+    "unit_rows",
+    "variance_split",
+    "vocabulary",
+    "with_share",
     "within_topic_auroc",
+    "word_activations",
 ]

@@ -12,21 +12,21 @@ import numpy as np
 
 from saefeat import __version__
 from saefeat.config import LabelConfig, ReadoutConfig, to_dict
-from saefeat.corpus import StoryCorpus
+from saefeat.corpus import StoryCorpus, join, load_corpus, load_ratings
 from saefeat.errors import FormatError, InputError, UnknownName
 from saefeat.files import atomic_path, directory_lock, fingerprint, read_json, sha256_file, write_json
-from saefeat.label.auroc import label_features
+from saefeat.label.evidence import WordEvidence, feature_table
 from saefeat.label.families import families
 from saefeat.label.pools import Progress, pool_texts
-from saefeat.label.prototypes import Prototypes, distinctness, fit_prototypes, scores
+from saefeat.label.prototypes import NEUTRAL, Prototypes, fit_prototypes
 from saefeat.sae import SAE, load_sae
 from saefeat.subject import Fingerprint, Subject
 
 logger = logging.getLogger(__name__)
-FORMAT, VERSION = "labels", 1
+FORMAT, VERSION = "labels", 2
 PARTS = ("W_FE", "bias_E", "heldout_NE")
 NEUTRAL_SHARE = 0.95
-"""A text stands out if its `distinctness` exceeds that of this share of the neutral texts."""
+"""A text stands out if its highest score exceeds that of this share of the flat texts (topics left out)."""
 
 
 def label(
@@ -42,8 +42,8 @@ def label(
     """Make the label directory `out` of SAE folders and a story corpus; with unchanged inputs it is left as it is.
 
     Readouts without an SAE of their own (`ReadoutConfig.sae`) use the first. All stories and neutral texts of the
-    corpus are pooled; labels and prototypes use config.topics. Neutral texts serve only for `stands_out`.
-    Raises InputError, UnknownName (topic, SAE), ModelMismatch, FormatError, Busy.
+    corpus and of a readout's `also` are pooled; labels and prototypes use config.topics of the corpus, and all of
+    the others. Raises InputError, UnknownName (topic, SAE), ModelMismatch, FormatError, Busy.
     """
     out, began = Path(out), time.time()
     paths = [Path(path) for path in saes]
@@ -55,46 +55,46 @@ def label(
     of_readout = _assign(config.readouts, loaded)
     weights = {path: sha256_file(path / "sae_weights.safetensors") for path in paths}
     train = corpus.on_topics(config.topics) if config.topics else corpus
+    ratings = load_ratings(config.ratings or None).of(corpus.emotions)
+    corpora = {r.name: join([corpus, *(load_corpus(name) for name in r.also)]) for r in config.readouts}
     inputs = fingerprint(
-        [subject.fingerprint.to_dict(), str(subject.dtype), list(weights.values()), corpus.fingerprint, to_dict(config)]
-    )
+        [
+            subject.fingerprint.to_dict(), str(subject.dtype), list(weights.values()),
+            [one.fingerprint for one in corpora.values()], to_dict(config), [r.tolist() for r in ratings],
+        ]
+    )  # fmt: skip
     with directory_lock(out):
         if _is_done(out, inputs):
             logger.info("%s: labels are up to date", out)
             return out
-        keys = {
-            name: fingerprint([subject.fingerprint.to_dict(), str(subject.dtype), weights[path], corpus.fingerprint])
-            for name, path in of_readout.items()
-        }
         sae_of = {name: loaded[path] for name, path in of_readout.items()}
-        pools = _pooled(subject, corpus, config.readouts, sae_of, keys, out / "pools.h5", on_progress)
-        rows = _rows_on(corpus, set(train.topics))
-        stories = [corpus.stories[i] for i in rows]
-        emotion_N = np.array([corpus.emotions.index(s.emotion) for s in stories])
-        topic_N = np.array([s.topic for s in stories])
-        table: list[dict[str, Any]] = []
-        fitted: dict[str, Prototypes] = {}
-        described = []
-        for readout in config.readouts:
-            X_NF, density_F = pools[readout.name]
-            fit = fit_prototypes(X_NF[rows], emotion_N, topic_N, ridge=config.ridge, n_emotions=len(corpus.emotions))
-            fitted[readout.name] = fit
-            columns = label_features(X_NF[rows], emotion_N, topic_N, density_F, len(corpus.emotions))
-            sae = sae_of[readout.name]
-            table.append({"sae": sae.name, "readout": readout.name, **columns})
-            neutral_N = distinctness(scores(X_NF[len(corpus.stories) :], fit))
-            described.append(
-                {
-                    **to_dict(readout),
-                    "sae": sae.name,
-                    "layer": sae.layer,
-                    "features": sae.n_features,
-                    "stands_out": float(np.quantile(neutral_N, NEUTRAL_SHARE)) if len(neutral_N) else None,
-                    "heldout": top_k(fit.heldout_NE, emotion_N),
-                    "ridge": fit.ridge,
-                }
+        keys = {
+            r.name: fingerprint(
+                [subject.fingerprint.to_dict(), str(subject.dtype), weights[of_readout[r.name]],
+                 corpora[r.name].fingerprint, r.pool, r.power, r.continuation, r.frame]
             )
-        first = fitted[config.readouts[0].name]
+            for r in config.readouts
+        }  # fmt: skip
+        pools = _pooled(subject, corpora, config.readouts, sae_of, keys, out / "pools.h5", on_progress)
+        left_out = sorted(set(corpus.topics) - set(train.topics))
+        read = {r.name: _texts_read(pools[r.name][0], corpora[r.name], left_out) for r in config.readouts}
+        E = len(corpus.emotions)
+        fitted = {name: fit_prototypes(*texts, ridge=config.ridge, n_emotions=E) for name, texts in read.items()}
+        family = _families(fitted, read, corpora, config)
+        words: dict[str, WordEvidence] = {}
+        table: list[dict[str, Any]] = []
+        for readout in config.readouts:
+            name, sae = readout.name, sae_of[readout.name]
+            if sae.name not in words:
+                words[sae.name] = WordEvidence(subject, sae, corpus.emotions, corpus.word_families)
+            X_NF, emotion_N, topic_N = (part[read[name][1] != NEUTRAL] for part in read[name])
+            X_NF = X_NF ** np.float32(1 / readout.power)
+            columns = feature_table(
+                X_NF, emotion_N, topic_N, pools[name][1], sae, corpus.emotions,
+                [family[emotion] for emotion in corpus.emotions], ratings, words[sae.name], seed=config.seed,
+            )  # fmt: skip
+            table.append({"sae": sae.name, "readout": name, **columns})
+        described = [_described(r, sae_of[r.name], fitted[r.name], read[r.name][1]) for r in config.readouts]
         _write_prototypes(out / "prototypes.safetensors", fitted)
         _write_labels(out / "labels.parquet", table, corpus.emotions)
         files = ("prototypes.safetensors", "labels.parquet", "pools.h5")
@@ -116,7 +116,7 @@ def label(
             },
             "emotions": list(corpus.emotions),
             "topics": list(train.topics),
-            "families": families(first.heldout_NE, emotion_N, corpus.emotions),
+            "families": family,
             "readouts": described,
             "files": {name: sha256_file(out / name) for name in files},
             "seed": config.seed,
@@ -124,6 +124,13 @@ def label(
         }
         write_json(out / "manifest.json", manifest)
     return out
+
+
+def emotions_and_topics(corpus: StoryCorpus) -> tuple[np.ndarray, np.ndarray]:
+    """emotion_N (NEUTRAL for flat texts) and topic_N of a corpus's stories and then its neutral texts."""
+    emotion_N = [corpus.emotions.index(story.emotion) for story in corpus.stories] + [NEUTRAL] * len(corpus.neutral)
+    topic_N = [story.topic for story in corpus.stories] + [text.topic for text in corpus.neutral]
+    return np.array(emotion_N), np.array(topic_N)
 
 
 def top_k(scores_NE: np.ndarray, emotion_N: np.ndarray) -> dict[str, float]:
@@ -150,7 +157,13 @@ def read_prototypes(directory: Path | str) -> dict[str, Prototypes]:
         tensors = load_file(path)
         names = [name.removesuffix(".W_FE") for name in tensors if name.endswith(".W_FE")]
         return {
-            n: Prototypes(**{part: tensors[f"{n}.{part}"] for part in PARTS}, ridge=float(tensors[f"{n}.ridge"][0]))
+            n: Prototypes(
+                W_FE=tensors[f"{n}.W_FE"],
+                bias_E=tensors[f"{n}.bias_E"],
+                heldout_NE=tensors[f"{n}.heldout_NE"],
+                ridge=float(tensors[f"{n}.ridge"][0]),
+                share=float(tensors[f"{n}.share"][0]),
+            )
             for n in names
         }
     except (OSError, SafetensorError, KeyError) as error:
@@ -158,12 +171,51 @@ def read_prototypes(directory: Path | str) -> dict[str, Prototypes]:
 
 
 def read_pools(directory: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Readout name → (X_NF, density_F): all stories of the corpus in its order, then its neutral texts."""
+    """Readout name → (X_NF, density_F): all stories of its corpora in order, then all neutral texts."""
     path = Path(directory) / "pools.h5"
     return {name: (X_NF, density_F) for name, (_, X_NF, density_F) in _read_pools(path).items()}
 
 
 # ---------------------------------------------------------------- steps
+def _texts_read(
+    X_NF: np.ndarray, corpus: StoryCorpus, left_out: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(X_NF, emotion_N, topic_N) of a readout's pooled texts without those of some topics."""
+    emotion_N, topic_N = emotions_and_topics(corpus)
+    used_N = ~np.isin(topic_N, left_out)
+    return X_NF[used_N], emotion_N[used_N], topic_N[used_N]
+
+
+def _families(
+    fitted: Mapping[str, Prototypes],
+    read: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    corpora: Mapping[str, StoryCorpus],
+    config: LabelConfig,
+) -> dict[str, str]:
+    """Emotion → family, by the readout that has read most texts: plots are then shared by fewest."""
+    name = max(read, key=lambda readout: len(read[readout][1]))  # of equals the first
+    _, emotion_N, topic_N = read[name]
+    own_N = emotion_N != NEUTRAL
+    heldout_NE = fitted[name].heldout_NE[own_N]
+    return families(heldout_NE, emotion_N[own_N], topic_N[own_N], corpora[name].emotions, seed=config.seed)
+
+
+def _described(readout: ReadoutConfig, sae: SAE, fit: Prototypes, emotion_N: np.ndarray) -> dict[str, Any]:
+    """What the manifest says of a readout."""
+    story_N = emotion_N != NEUTRAL
+    top_N = np.nanmax(fit.heldout_NE[~story_N], 1) if not story_N.all() else np.zeros(0)
+    return {
+        **to_dict(readout),
+        "sae": sae.name,
+        "layer": sae.layer,
+        "features": sae.n_features,
+        "stands_out": float(np.quantile(top_N, NEUTRAL_SHARE)) if len(top_N) else None,
+        "heldout": top_k(fit.heldout_NE[story_N], emotion_N[story_N]),
+        "ridge": fit.ridge,
+        "share": fit.share,
+    }
+
+
 def _check(sae: SAE, subject: Subject, path: Path, allow_other_weights: bool) -> None:
     """Raise unless the SAE reads this model."""
     if sae.d_model != subject.d_model:
@@ -188,10 +240,6 @@ def _assign(readouts: Sequence[ReadoutConfig], loaded: Mapping[Path, SAE]) -> di
     return {readout.name: by_name.get(readout.sae, first) for readout in readouts}
 
 
-def _rows_on(corpus: StoryCorpus, topics: set[str]) -> np.ndarray:
-    return np.array([i for i, story in enumerate(corpus.stories) if story.topic in topics], dtype=np.int64)
-
-
 def _is_done(out: Path, inputs: str) -> bool:
     if not (out / "manifest.json").exists():
         return False
@@ -203,7 +251,7 @@ def _is_done(out: Path, inputs: str) -> bool:
 
 def _pooled(
     subject: Subject,
-    corpus: StoryCorpus,
+    corpora: Mapping[str, StoryCorpus],
     readouts: Sequence[ReadoutConfig],
     saes: Mapping[str, SAE],
     keys: Mapping[str, str],
@@ -211,15 +259,17 @@ def _pooled(
     on_progress: Progress,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(X_NF, density_F) by readout name, from pools.h5 where a readout was pooled from the same inputs before."""
-    keys = {r.name: fingerprint([keys[r.name], r.pool, r.continuation]) for r in readouts}
     known = _read_pools(path) if path.exists() else {}
     kept = {name: known[name] for name in keys if name in known and known[name][0] == keys[name]}
     missing = [r for r in readouts if r.name not in kept]
-    if missing:
-        texts = [s.text for s in corpus.stories] + [n.text for n in corpus.neutral]
-        pools = pool_texts(subject, texts, missing, saes, on_progress=on_progress)
-        kept |= {r.name: (keys[r.name], pools.features[r.name], pools.density[r.name]) for r in missing}
-    if missing or set(known) != set(kept):
+    for fingerprint_ in dict.fromkeys(corpora[r.name].fingerprint for r in missing):
+        together = [r for r in missing if corpora[r.name].fingerprint == fingerprint_]
+        corpus = corpora[together[0].name]
+        texts = [story.text for story in corpus.stories] + [text.text for text in corpus.neutral]
+        pools = pool_texts(subject, texts, together, saes, on_progress=on_progress)
+        kept |= {r.name: (keys[r.name], pools.features[r.name], pools.density[r.name]) for r in together}
+        _write_pools(path, kept)
+    if not missing and set(known) != set(kept):
         _write_pools(path, kept)
     return {name: (X_NF, density_F) for name, (_, X_NF, density_F) in kept.items()}
 
@@ -266,6 +316,7 @@ def _write_prototypes(path: Path, fitted: Mapping[str, Prototypes]) -> None:
     for name, fit in fitted.items():
         tensors |= {f"{name}.{part}": np.ascontiguousarray(getattr(fit, part)) for part in PARTS}
         tensors[f"{name}.ridge"] = np.array([fit.ridge], np.float32)
+        tensors[f"{name}.share"] = np.array([fit.share], np.float32)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "prototypes", "format_version": str(VERSION)})
 

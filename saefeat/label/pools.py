@@ -1,5 +1,9 @@
 """Texts to one vector each: forward passes shared by all readouts, pooled features of each text.
 
+A pooled feature is its mean activation raised to the readout's power, by default its square root: activations are
+heavy-tailed, and without the root one loud feature speaks for the whole text (docs/method.md has the comparison).
+Ranks, and so AUROCs, are not touched.
+
 A text is cut into windows, each a sequence of its own (the model's prefix, then tokens). A readout that pools the
 mean needs every window; one that reads the last token needs the last window with its continuation. Where one
 sequence starts with another (the model is causal) one forward pass serves both. A text's vector depends on that
@@ -18,11 +22,13 @@ from torch import Tensor
 
 from saefeat.config import ReadoutConfig
 from saefeat.errors import InputError
-from saefeat.subject import Subject
+from saefeat.subject import Subject, render_chat
 
 Progress = Callable[[int, int], None] | None
 ENCODED_ELEMENTS = 1 << 24
 """Activations held at once: 64 MiB in float32."""
+PLAIN_TURN = ("User: ", "\n\nAssistant:")
+"""What stands before and after a user's turn for a model without a chat template."""
 
 
 class Encoder(Protocol):
@@ -42,8 +48,9 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Pools:
-    """Pooled texts. By readout name: features X_NF and (if asked for) dense residual streams x_ND, float32, and
-    density_F, the share of the pooled positions on which a feature was active. n_tokens_N: tokens of each text;
+    """Pooled texts. By readout name: features X_NF (mean activation to the readout's power) and (if asked for) dense
+    residual streams x_ND (mean), float32, and density_F, the share of the pooled positions on which a feature was
+    active. n_tokens_N: tokens of each text;
     n_windows_N: windows it took."""
 
     features: dict[str, np.ndarray]
@@ -109,10 +116,11 @@ def pool_texts(
         done += sum(len(s.ids) for s in batch)
         if on_progress:
             on_progress(done, total)
-    for name, count_N in counts.items():
-        features[name] /= np.maximum(count_N, 1)[:, None]
+    for readout in readouts:
+        name, count_N1 = readout.name, np.maximum(counts[readout.name], 1)[:, None]
+        features[name] = np.maximum(features[name] / count_N1, 0, dtype=np.float32) ** np.float32(readout.power)
         if dense:
-            streams[name] /= np.maximum(count_N, 1)[:, None]
+            streams[name] /= count_N1
     density = {name: (active[name] / max(int(counts[name].sum()), 1)).astype(np.float32) for name in active}
     return Pools(features, streams, density, np.array([len(ids) for ids in text_ids]), n_windows_N)
 
@@ -131,17 +139,15 @@ def pool_tokens(
     sequences, _ = _plan(subject, [ids], [readout], min(window, subject.context))
     out_ids: list[int] = []
     acts, usable = [], []
-    first = len(subject.prefix_ids)
+    first = len(_frame(subject, readout)[0])
     for sequence in sequences:
         x_TD = subject.residuals(_padded([sequence.ids]), [sae.layer])[sae.layer][0, first:]
         acts.append(sae.encode(x_TD).float().cpu().numpy())
         usable_T = _usable(x_TD, sae.sink_norm).cpu().numpy()
-        if first == 0:
-            usable_T[0] = False
-        if readout.pool == "last":
-            usable_T[:] = False
-            usable_T[-1] = True
-        usable.append(usable_T)
+        pooled_T = np.zeros(len(sequence.ids), bool)
+        for _, _, start, stop in sequence.reads:
+            pooled_T[start:stop] = True
+        usable.append((usable_T if readout.pool == "mean" else True) & pooled_T[first:])
         out_ids += sequence.ids[first:]
     return out_ids, np.concatenate(acts), np.concatenate(usable)
 
@@ -151,32 +157,43 @@ def _plan(
     subject: Subject, text_ids: Sequence[list[int]], readouts: Sequence[ReadoutConfig], window: int
 ) -> tuple[list[Sequence_], np.ndarray]:
     """The fewest sequences that serve all readouts, and the number of windows of each text."""
-    prefix = list(subject.prefix_ids)
-    room = window - len(prefix)
     # tokenised apart and joined, so that the text's own tokens stay as they are
-    tails = {r.name: subject.tokenize(r.continuation) if r.continuation else [] for r in readouts}
-    for name, tail in tails.items():
-        if len(tail) + 2 > room:
-            raise InputError(f"the continuation of readout {name!r} leaves no room in windows of {window} tokens")
-    first = max(len(prefix), 1)  # position 0 is never pooled
+    frames = {readout.name: _frame(subject, readout) for readout in readouts}
+    for name, (head, tail) in frames.items():
+        if len(head) + len(tail) + 2 > window:
+            raise InputError(f"the frame of readout {name!r} leaves no room in windows of {window} tokens")
     sequences: list[Sequence_] = []
     n_windows_N = np.zeros(len(text_ids), np.int64)
     for i, ids in enumerate(text_ids):
         own: list[Sequence_] = []
-        windows = [ids[a : a + room] for a in range(0, len(ids), room)]
-        n_windows_N[i] = len(windows)
-        for readout in sorted(readouts, key=lambda r: -len(tails[r.name])):
+        for readout in sorted(readouts, key=lambda r: (r.pool != "last", -len(frames[r.name][1]))):
+            head, tail = frames[readout.name]
+            room = window - len(head) - len(tail)
             if readout.pool == "last":
-                tail = tails[readout.name]
-                whole = prefix + ids[-(room - len(tail)) :] + tail
+                whole = head + ids[-room:] + tail
                 _sequence(own, whole).reads.append((readout.name, i, len(whole) - 1, len(whole)))
-        for readout in readouts:
-            if readout.pool == "mean":
-                for part in windows:
-                    whole = prefix + part
-                    _sequence(own, whole).reads.append((readout.name, i, first, len(whole)))
+                n_windows_N[i] = max(n_windows_N[i], 1)
+                continue
+            parts = [ids[a : a + room] for a in range(0, len(ids), room)]
+            n_windows_N[i] = max(n_windows_N[i], len(parts))
+            for part in parts:
+                whole = head + part + tail
+                first = max(len(head), 1)  # position 0 is never pooled
+                _sequence(own, whole).reads.append((readout.name, i, first, len(head) + len(part)))
         sequences += own
     return sequences, n_windows_N
+
+
+def _frame(subject: Subject, readout: ReadoutConfig) -> tuple[list[int], list[int]]:
+    """The token ids that a readout puts before a text and after it."""
+    tail = subject.tokenize(readout.continuation) if readout.continuation else []
+    if readout.frame == "text":
+        return list(subject.prefix_ids), tail if readout.pool == "last" else []
+    if not subject.tokenizer.chat_template:
+        before, after = (subject.tokenize(part) for part in PLAIN_TURN)
+        return [*subject.prefix_ids, *before], [*after, *tail] if readout.pool == "last" else []
+    ids, (turn,) = render_chat(subject, [{"role": "user", "content": "so"}], add_generation_prompt=True)
+    return ids[: turn.content_start], [*ids[turn.content_stop :], *tail] if readout.pool == "last" else []
 
 
 def _sequence(own: list[Sequence_], ids: list[int]) -> Sequence_:

@@ -7,10 +7,15 @@ with a ridge: Hastie, Tibshirani & Friedman, Elements of Statistical Learning, 4
 
     W_e = (S + λI)⁻¹ c_e / sqrt(c_eᵀ (S + λI)⁻¹ c_e),      λ = ridge × trace(S) / F
 
+Flat texts (emotion NEUTRAL) on the same topics count as one more class in S. Their mean difference δ from the stories
+of their topics gives a last direction W_E in the same way, which tells emotional from flat texts. Every emotion's
+score holds the same share of it, so flat texts score low on all, and the order of emotions within a text is not
+touched.
+
 Everything is linear in the rows of X, so W = Xᵀ alpha, and alpha follows from the Gram matrix K = X Xᵀ alone
 (Woodbury): solves are N×N whatever the width F, and leaving a topic out only takes a part of K.
 
-Shapes: N stories, F features, E emotions.
+Shapes: N texts, F features, E emotions.
 """
 
 from __future__ import annotations
@@ -23,22 +28,31 @@ import numpy as np
 from saefeat.errors import InputError
 
 GRAM_BLOCK = 4096
-RIDGES = (1.0, 3.0, 0.3, 10.0, 0.1, 30.0)
+NEUTRAL = -1
+"""The number that stands for 'no emotion' among a text's emotions."""
+RIDGES = (3.0, 10.0, 1.0, 30.0, 0.3)
 """What is tried when no ridge is given, in mean eigenvalues; of equally good ones the first is taken."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""What is tried as the share of the emotional direction in every score, in sd of an emotion's own part."""
+SHARE_SLACK = 0.02
+"""The smallest share is taken whose separation of emotional from flat texts (AUROC) is this near to the best."""
+FOLDS = 8
+"""At most so many groups of topics are left out in turn."""
 
 
 @dataclass(frozen=True)
 class Prototypes:
     """W_FE and bias_E, calibrated: for stories of other emotions on unseen topics a score has mean 0 and sd 1.
 
-    heldout_NE: the calibrated scores of the training stories, each by prototypes that never saw its topic.
-    ridge: the shrinkage used.
+    heldout_NE: the calibrated scores of the training texts, each by prototypes that never saw its topic.
+    ridge: the shrinkage used; share: of the emotional direction in every score (0 without flat texts).
     """
 
     W_FE: np.ndarray
     bias_E: np.ndarray
     heldout_NE: np.ndarray
     ridge: float
+    share: float = 0.0
 
 
 def scores(X_NF: np.ndarray, prototypes: Prototypes) -> np.ndarray:
@@ -49,9 +63,9 @@ def scores(X_NF: np.ndarray, prototypes: Prototypes) -> np.ndarray:
 def fit_prototypes(
     X_NF: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, *, ridge: float | None, n_emotions: int | None = None
 ) -> Prototypes:
-    """Prototypes of stories X_NF with emotions 0..E-1 and topics (any labels).
+    """Prototypes of texts X_NF with emotions 0..E-1 (or NEUTRAL) and topics (any labels).
 
-    ridge: in mean eigenvalues; None: the one of RIDGES that does best when each topic is left out in turn.
+    ridge: in mean eigenvalues; None: the one of RIDGES that does best when topics are left out in turn.
     Raises InputError: fewer than two topics (nothing to calibrate on), an emotion without a story.
     """
     E = int(emotion_N.max()) + 1 if n_emotions is None else n_emotions
@@ -61,22 +75,44 @@ def fit_prototypes(
         ridge = choose_ridge(K_NN, emotion_N, topic_N, E, F)
     raw_NE = heldout_scores(K_NN, emotion_N, topic_N, E, F, ridge)
     mean_E, sd_E = calibration(raw_NE, emotion_N)
+    heldout_NE, share, spread = with_share((raw_NE - mean_E) / sd_E, emotion_N)
     alpha_NE = dual_prototypes(K_NN, emotion_N, topic_N, E, F, ridge)
     W_FE = (X_NF.T @ alpha_NE.astype(X_NF.dtype)).astype(np.float64) / sd_E
     bias_E = -X_NF.mean(0, dtype=np.float64) @ W_FE - mean_E / sd_E
-    heldout_NE = (raw_NE - mean_E) / sd_E
-    return Prototypes(W_FE.astype(np.float32), bias_E.astype(np.float32), heldout_NE.astype(np.float32), ridge)
+    W_FE = (W_FE[:, :E] + share * W_FE[:, E:]) / spread
+    bias_E = (bias_E[:E] + share * bias_E[E]) / spread
+    return Prototypes(
+        W_FE.astype(np.float32), bias_E.astype(np.float32), heldout_NE.astype(np.float32), float(ridge), share
+    )
 
 
-def distinctness(scores_NE: np.ndarray) -> np.ndarray:
-    """(N,) how far a text's highest score lies above its own scores, in their standard deviations.
+def with_share(
+    z_NE: np.ndarray, emotion_N: np.ndarray, shares: Sequence[float] = SHARES
+) -> tuple[np.ndarray, float, float]:
+    """(N, E) scores with their share of the emotional direction, that share, and the spread that is divided out.
 
-    Scores spread more on texts unlike the stories, flat ones too, so the highest score by itself does not tell
-    whether any emotion stands out. 0 if there is nothing to compare.
+    z_NE: (N, E + 1) calibrated scores, the last column of the emotional direction. The share is the smallest that
+    separates emotional from flat texts, by the highest score of each, nearly as well as any.
     """
-    spread_N = scores_NE.std(1)
-    above_N = scores_NE.max(1) - scores_NE.mean(1)
-    return np.divide(above_N, spread_N, out=np.zeros_like(above_N), where=spread_N > 0)
+    own_NE, common_N1, flat_N = z_NE[:, :-1], z_NE[:, -1:], emotion_N == NEUTRAL
+    if not flat_N.any() or flat_N.all():
+        return own_NE, 0.0, 1.0
+    top_N = np.nanmax(own_NE, 1)
+    parts = [top_N + share * common_N1[:, 0] for share in shares]
+    separation = np.array([separated(part[~flat_N], part[flat_N]) for part in parts])
+    share = shares[int(np.argmax(separation >= separation.max() - SHARE_SLACK))]
+    scores_NE = own_NE + share * common_N1
+    spread = float(calibration(scores_NE, emotion_N)[1].mean())
+    return scores_NE / spread, share, spread
+
+
+def separated(positive_M: np.ndarray, negative_N: np.ndarray) -> float:
+    """AUROC: the chance that a value of the first kind exceeds one of the second, ties counting half."""
+    both = np.concatenate([positive_M, negative_N])
+    _, slot, count = np.unique(both, return_inverse=True, return_counts=True)
+    midrank = (np.cumsum(count) - (count - 1) / 2)[slot]
+    M, N = len(positive_M), len(negative_N)
+    return float((midrank[:M].sum() - M * (M + 1) / 2) / (M * N))
 
 
 # ---------------------------------------------------------------- the method, on the Gram matrix
@@ -92,27 +128,29 @@ def gram(X_NF: np.ndarray) -> np.ndarray:
 def dual_prototypes(
     K_NN: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, E: int, F: int, ridge: float
 ) -> np.ndarray:
-    """alpha_NE such that the prototypes are W_FE = Xᵀ alpha: whitened, of unit length in the whitened metric.
+    """alpha (N, E + 1) such that the prototypes are Xᵀ alpha: whitened, of unit length in the whitened metric.
 
-    An emotion without a story has a column of zeros.
+    The last column is the emotional direction. An emotion without a story, and the last one without flat texts, has
+    a column of zeros.
     """
-    N = len(K_NN)
-    means_NE = _one_hot(emotion_N, E)
-    means_NE = means_NE / np.maximum(means_NE.sum(0), 1)  # C = meansᵀ A X, A: centring by topic
-    A_K_A = centre_by_topic(centre_by_topic(K_NN, topic_N).T, topic_N)  # X̃ X̃ᵀ
-    C_NE = A_K_A @ means_NE  # X̃ Cᵀ
-    R_NE = _centre_by(C_NE, emotion_N)  # R Cᵀ, R: what is left of X̃ within an emotion
-    R_NN = _centre_by(_centre_by(A_K_A, emotion_N).T, emotion_N)  # R Rᵀ
+    N, cell_N = len(K_NN), _cells(emotion_N, topic_N)
+    means_NE = centre_by_topic(_means(emotion_N, E), cell_N)  # c_e = meansᵀ X
+    means_NE = np.column_stack([means_NE, _emotional(emotion_N, topic_N)])  # δ
+    A_K_A = centre_by_topic(centre_by_topic(K_NN, cell_N).T, cell_N)  # X̃ X̃ᵀ
+    R_NN = _centre_by(_centre_by(A_K_A, emotion_N).T, emotion_N)  # R Rᵀ, R: what is left of X̃ within an emotion
     mean_eigenvalue = np.trace(R_NN) / (N * F)
     total = np.trace(A_K_A) / (N * F)
     if mean_eigenvalue <= 1e-12 * total:  # one story an emotion: no spread to whiten by
         mean_eigenvalue = total
     if mean_eigenvalue <= 0:
-        return np.zeros((N, E))
+        return np.zeros((N, E + 1))
     lam = ridge * mean_eigenvalue
-    solved_NE = np.linalg.solve(R_NN + N * lam * np.eye(N), R_NE)
-    alpha_NE = centre_by_topic(means_NE - _centre_by(solved_NE, emotion_N), topic_N) / lam
-    length_E = np.einsum("ne,ne->e", means_NE, A_K_A @ alpha_NE)  # c_e · W_e
+    K_means_NE = K_NN @ means_NE
+    R_NE = _centre_by(centre_by_topic(K_means_NE, cell_N), emotion_N)  # R Cᵀ
+    R_NN[np.diag_indices(N)] += N * lam
+    solved_NE = np.linalg.solve(R_NN, R_NE)
+    alpha_NE = (means_NE - centre_by_topic(_centre_by(solved_NE, emotion_N), cell_N)) / lam
+    length_E = np.einsum("ne,ne->e", K_means_NE, alpha_NE)  # c_e · W_e
     return alpha_NE / np.sqrt(np.where(length_E > 0, length_E, np.inf))
 
 
@@ -124,27 +162,35 @@ def raw_scores(K_MN: np.ndarray, K_NN: np.ndarray, alpha_NE: np.ndarray) -> np.n
 def heldout_scores(
     K_NN: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, E: int, F: int, ridge: float
 ) -> np.ndarray:
-    """Raw scores (N, E) of every row by prototypes fitted on the other topics; NaN where they lack the emotion."""
-    out_NE = np.full((len(K_NN), E), np.nan)
-    for topic in np.unique(topic_N):
-        test, train = np.flatnonzero(topic_N == topic), np.flatnonzero(topic_N != topic)
+    """Raw scores (N, E + 1) of every row by prototypes fitted on other topics; NaN where those lack the emotion."""
+    out_NE = np.full((len(K_NN), E + 1), np.nan)
+    fold_N = folds(topic_N)
+    for fold in np.unique(fold_N):
+        test, train = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
         K_train = K_NN[np.ix_(train, train)]
         alpha_NE = dual_prototypes(K_train, emotion_N[train], topic_N[train], E, F, ridge)
-        fold = raw_scores(K_NN[np.ix_(test, train)], K_train, alpha_NE)
-        known = np.bincount(emotion_N[train], minlength=E) > 0
-        out_NE[np.ix_(test, known)] = fold[:, known]
+        scored = raw_scores(K_NN[np.ix_(test, train)], K_train, alpha_NE)
+        known = np.append(np.isin(np.arange(E), emotion_N[train]), True)
+        out_NE[np.ix_(test, known)] = scored[:, known]
     return out_NE
+
+
+def folds(topic_N: np.ndarray) -> np.ndarray:
+    """(N,) the group in which a row's topic is left out: topics one by one, in turn over FOLDS groups if more."""
+    _, slot_N = np.unique(topic_N, return_inverse=True)
+    return slot_N % FOLDS
 
 
 def choose_ridge(
     K_NN: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, E: int, F: int, ridges: Sequence[float] = RIDGES
 ) -> float:
-    """The ridge whose calibrated scores put most stories' own emotion first, each topic left out in turn."""
+    """The ridge whose calibrated scores put most stories' own emotion first, topics left out in turn."""
+    own_N = emotion_N != NEUTRAL
 
     def share(ridge: float) -> float:
-        raw_NE = heldout_scores(K_NN, emotion_N, topic_N, E, F, ridge)
+        raw_NE = heldout_scores(K_NN, emotion_N, topic_N, E, F, ridge)[:, :E]
         mean_E, sd_E = calibration(raw_NE, emotion_N)
-        return float((places((raw_NE - mean_E) / sd_E, emotion_N) < 1).mean())
+        return float((places(((raw_NE - mean_E) / sd_E)[own_N], emotion_N[own_N]) < 1).mean())
 
     return max(ridges, key=share)  # of equals the first
 
@@ -158,9 +204,10 @@ def places(scores_NE: np.ndarray, emotion_N: np.ndarray) -> np.ndarray:
 
 
 def calibration(raw_NE: np.ndarray, emotion_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """mean_E and sd_E of each emotion's raw scores over the stories of other emotions (sd 1 if they are all equal)."""
-    E = raw_NE.shape[1]
-    others_NE = np.where(_one_hot(emotion_N, E) > 0, np.nan, raw_NE)
+    """mean_E and sd_E of each column over the stories of other emotions, flat texts apart (sd 1 if all are equal)."""
+    story_N = emotion_N != NEUTRAL
+    raw_NE, one_NE = raw_NE[story_N], _one_hot(emotion_N[story_N], raw_NE.shape[1])
+    others_NE = np.where(one_NE > 0, np.nan, raw_NE)
     count_E = np.maximum((~np.isnan(others_NE)).sum(0), 1)
     mean_E = np.nansum(others_NE, 0) / count_E
     sd_E = np.sqrt(np.nansum((others_NE - mean_E) ** 2, 0) / count_E)
@@ -188,9 +235,32 @@ def _one_hot(emotion_N: np.ndarray, E: int) -> np.ndarray:
     return (emotion_N[:, None] == np.arange(E)).astype(np.float64)
 
 
+def _means(emotion_N: np.ndarray, E: int) -> np.ndarray:
+    """(N, E) weights that make the mean of each emotion's rows."""
+    one_NE = _one_hot(emotion_N, E)
+    return one_NE / np.maximum(one_NE.sum(0), 1)
+
+
+def _emotional(emotion_N: np.ndarray, topic_N: np.ndarray) -> np.ndarray:
+    """(N,) weights that make δ: the stories' mean minus the flat texts', averaged over the topics that have both."""
+    weight_N, flat_N = np.zeros(len(emotion_N)), emotion_N == NEUTRAL
+    both = np.intersect1d(topic_N[flat_N], topic_N[~flat_N])
+    for topic in both:
+        for sign, own_N in ((1, ~flat_N & (topic_N == topic)), (-1, flat_N & (topic_N == topic))):
+            weight_N[own_N] = sign / (own_N.sum() * len(both))
+    return weight_N
+
+
+def _cells(emotion_N: np.ndarray, topic_N: np.ndarray) -> np.ndarray:
+    """(N,) what is centred together: a topic's stories, a topic's flat texts."""
+    _, slot_N = np.unique(topic_N, return_inverse=True)
+    return 2 * slot_N + (emotion_N == NEUTRAL)
+
+
 def _check(emotion_N: np.ndarray, topic_N: np.ndarray, E: int) -> None:
-    if len(np.unique(topic_N)) < 2:
+    told_N = emotion_N[emotion_N != NEUTRAL]
+    if len(np.unique(topic_N[emotion_N != NEUTRAL])) < 2:
         raise InputError("prototypes need stories on at least two topics", do="add topics")
-    missing = np.flatnonzero(np.bincount(emotion_N, minlength=E) == 0)
+    missing = np.flatnonzero(np.bincount(told_N, minlength=E) == 0)
     if len(missing):
         raise InputError(f"{len(missing)} emotions have no story", do="see `saefeat corpus check`")

@@ -11,6 +11,7 @@ import pytest
 
 from saefeat.atlas import Atlas, build_atlas, find_atlas, list_atlases, pack, packed_name, unpack, verify
 from saefeat.errors import FormatError, InputError, ModelMismatch, UnknownName
+from saefeat.label import pool_tokens
 from saefeat.subject import load_subject
 from tests.tiny import tiny_subject
 
@@ -34,7 +35,7 @@ def use(directory: Path) -> None:
 def test_a_fresh_atlas_is_whole_and_says_where_it_comes_from(tiny_atlas: Atlas) -> None:
     assert tiny_atlas.verify() == []
     manifest = tiny_atlas.manifest
-    assert (manifest["format"], manifest["format_version"], manifest["name"]) == ("atlas", 1, "tiny")
+    assert (manifest["format"], manifest["format_version"], manifest["name"]) == ("atlas", 2, "tiny")
     assert "No claim" in manifest["statement"]
     assert set(manifest["files"]) == set(FILES)
     modes = {path.stat().st_mode & 0o777 for path in tiny_atlas.directory.rglob("*") if path.is_file()}
@@ -74,9 +75,26 @@ def edit(directory: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def test_an_atlas_of_format_1_still_answers_with_its_plain_means(copy: Path) -> None:
+    manifest = json.loads((copy / "atlas.json").read_text(encoding="utf-8"))
+    for readout in manifest["readouts"]:
+        for later in ("power", "frame", "also", "below", "share"):
+            readout.pop(later)
+    edit(copy, format_version=1, readouts=manifest["readouts"])
+    old = Atlas.open(copy)
+    assert old.readout_config("story").power == 1.0
+    text = "The dog slept, and the rain went on."
+    _, acts_TF, usable_T = pool_tokens(old.subject(), text, old.readout_config("story"), old.sae())
+    mean_F = acts_TF[usable_T].mean(0)
+    answer = next(old.nearest([text], top=None))
+    assert answer["stands_out"] is None
+    expected_E = mean_F @ old.prototypes["story"].W_FE + old.prototypes["story"].bias_E
+    assert answer["emotions"][0]["score"] == pytest.approx(expected_E.max(), abs=1e-3)
+
+
 def test_newer_and_foreign_manifests_are_refused(copy: Path) -> None:
-    edit(copy, format_version=2)
-    with pytest.raises(FormatError, match=r"format 2.*upgrade saefeat"):
+    edit(copy, format_version=3)
+    with pytest.raises(FormatError, match=r"format 3.*upgrade saefeat"):
         Atlas.open(copy)
     edit(copy, format_version=1, format="labels")
     with pytest.raises(FormatError, match="is not the manifest of a atlas"):

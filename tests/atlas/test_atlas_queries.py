@@ -14,7 +14,7 @@ from tests.tiny_atlas import EMOTIONS, FEATURES
 def test_encode_is_the_pool_of_the_text(tiny_atlas: Atlas) -> None:
     text = "The dog slept, and the rain went on."
     _, acts_TF, usable_T = pool_tokens(tiny_atlas.subject(), text, tiny_atlas.readout_config("story"), tiny_atlas.sae())
-    mean_F = acts_TF[usable_T].mean(0)
+    mean_F = acts_TF[usable_T].mean(0) ** 0.5
     told = next(tiny_atlas.encode([text]))
     assert told["readout"] == "story"
     assert told["features"] == pytest.approx({f"L1.{f}": mean_F[f] for f in np.flatnonzero(mean_F)}, abs=1e-5)

@@ -69,10 +69,10 @@ def test_a_profile_is_of_length_one_and_knows_no_level() -> None:
     np.testing.assert_allclose(profile(scores_NE), profile(scores_NE + 7), atol=1e-6)
 
 
-def test_auto_is_the_readout_that_reads_unseen_stories_best() -> None:
-    told = {"felt": {"heldout": {"top1": 0.2}}, "story": {"heldout": {"top1": 0.9}}}
-    assert choose_readout(told) == "story"
-    assert choose_readout({"felt": told["felt"]}) == "felt"
+def test_auto_goes_by_the_length_of_the_text() -> None:
+    told = {"story": {"below": None}, "turn": {"below": 200}, "felt": {"below": 60}, "other": {}}
+    assert [choose_readout(told, n) for n in (5, 59, 60, 199, 200, 9999)] == ["felt"] * 2 + ["turn"] * 2 + ["story"] * 2
+    assert choose_readout({"felt": {"heldout": {"top1": 0.5}}}, 5) == "felt"  # as an atlas of format 1 tells it
 
 
 # ---------------------------------------------------------------- on an atlas

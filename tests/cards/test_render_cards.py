@@ -23,7 +23,7 @@ HOSTILE = "<script>alert('x')</script>\"&|`*[a](b)"
 def card(**changes: Any) -> dict[str, Any]:
     label = {
         "emotion": "at ease", "readout": "story", "auroc": 0.91, "heldout_auroc": 0.874, "folds": 7,
-        "mean_difference": 0.3,
+        "mean_difference": 0.3, "q_value": 3e-6,
     }  # fmt: skip
     value = {
         "format": "card", "format_version": 1, "kind": "feature", "name": "L18.7", "sae": "L18", "feature": 7,
@@ -132,7 +132,7 @@ def test_ticks_are_few_rising_and_inside(low: float, span: float) -> None:
 
 def test_markdown_says_the_same() -> None:
     text = render_markdown(card(), {"L18.9": "L18.9.md"})
-    for said in ("# L18.7: at ease", "| at ease | story | 0.87 | 7 | 0.91 |", "The **rent**", "`␣calm` 0.90",
+    for said in ("# L18.7: at ease", "| at ease | story | 0.87 | 0.91 | 3e-06 |", "The **rent**", "`␣calm` 0.90",
                  "[L18.9](L18.9.md)", "0.61", CLAIM):  # fmt: skip
         assert said in text, said
 

@@ -1,11 +1,11 @@
-"""AUROC with ties against counting pairs; nested selection against a slow twin; labels; families."""
+"""AUROC with ties against counting pairs; nested selection against a slow twin; labels."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saefeat.label import families, label_features, within_topic_auroc
-from saefeat.label.auroc import midranks, nested_auroc
+from saefeat.label import label_features, within_topic_auroc
+from saefeat.label.auroc import nested_auroc
 
 
 def pairs_auroc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -36,19 +36,16 @@ def test_a_topic_without_the_emotion_is_unknown_not_a_half() -> None:
     assert np.isnan(auroc[0, 1, 1])
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.integers(-3, 3), min_size=1, max_size=20))
-def test_midranks(values: list[int]) -> None:
-    column = np.array(values, dtype=float)[:, None]
-    expected = [sum(v < x for v in values) + (sum(v == x for v in values) + 1) / 2 for x in values]
-    np.testing.assert_allclose(midranks(column)[:, 0], expected)
+def nested_by_emotion(auroc_FEP: np.ndarray, chosen: int) -> tuple[np.ndarray, np.ndarray]:
+    found = [nested_auroc(auroc_FEP[:, e].T, chosen) for e in range(auroc_FEP.shape[1])]
+    return np.stack([heldout for heldout, _ in found], 1), np.stack([folds for _, folds in found], 1)
 
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 999), chosen=st.integers(1, 4))
 def test_nested_selection_never_sees_the_topic_it_scores(seed: int, chosen: int) -> None:
     auroc_FEP = np.random.default_rng(seed).random((6, 3, 4)).astype(np.float32)
-    heldout_FE, folds_FE = nested_auroc(auroc_FEP, chosen)
+    heldout_FE, folds_FE = nested_by_emotion(auroc_FEP, chosen)
     taken: dict[tuple[int, int], list[float]] = {}
     for e in range(3):
         for p in range(4):
@@ -68,10 +65,10 @@ def test_the_best_of_many_random_features_are_at_a_half_when_held_out() -> None:
     E, P = 6, 8
     emotion_N, topic_N = np.tile(np.arange(E), P), np.repeat(np.arange(P), E)
     X_NF = rng.random((E * P, 500))
-    columns = label_features(X_NF, emotion_N, topic_N, np.ones(500), E)
+    columns = label_features(X_NF, emotion_N, topic_N, np.ones(500), E).table
     assert columns["auroc"][columns["rank_for_emotion"] == 1].mean() > 0.75
     auroc_FEP = np.concatenate([a for _, a in within_topic_auroc(X_NF, emotion_N, topic_N, E)])
-    heldout_FE, folds_FE = nested_auroc(auroc_FEP, 25)
+    heldout_FE, folds_FE = nested_by_emotion(auroc_FEP, 25)
     assert folds_FE.sum() == 25 * E * P
     assert abs(np.nansum(heldout_FE * folds_FE) / folds_FE.sum() - 0.5) < 0.05
 
@@ -83,7 +80,7 @@ def test_planted_features_top_the_label_table() -> None:
     X_NF = rng.random((E * P, F))
     X_NF[np.arange(E * P), 7 + emotion_N] += 5  # feature 7 + e carries emotion e
     X_NF[:, 3] = 0  # a dead feature
-    columns = label_features(X_NF, emotion_N, topic_N, np.full(F, 0.1), E, top_features=4, top_emotions=2)
+    columns = label_features(X_NF, emotion_N, topic_N, np.full(F, 0.1), E, top_features=4, top_emotions=2).table
     first = columns["rank_for_emotion"] == 1
     assert dict(zip(columns["emotion"][first], columns["feature"][first], strict=True)) == {e: 7 + e for e in range(E)}
     assert (columns["heldout_auroc"][first] == 1).all()
@@ -94,19 +91,3 @@ def test_planted_features_top_the_label_table() -> None:
     ok = (columns["rank_for_emotion"] <= 4) | (columns["rank_for_feature"] <= 2)
     assert ok.all()
     assert len(ok) >= (F - 1) * 2
-
-
-def test_families_join_emotions_with_like_profiles_and_are_named_by_a_member() -> None:
-    rng = np.random.default_rng(0)
-    group_E = np.repeat(np.arange(4), 4)
-    emotion_N = np.tile(np.arange(16), 3)
-    heldout_NE = 4.0 * (group_E[emotion_N][:, None] == group_E) + rng.normal(size=(48, 16)) * 0.1
-    names = [f"e{e}" for e in range(16)]
-    found = families(heldout_NE, emotion_N, names)
-    for e in range(16):
-        assert found[names[e]] in {names[i] for i in np.flatnonzero(group_E == group_E[e])}
-        assert found[names[e]] == found[names[4 * group_E[e]]]
-
-
-def test_a_handful_of_emotions_are_families_of_their_own() -> None:
-    assert families(np.zeros((2, 2)), np.array([0, 1]), ["a", "b"]) == {"a": "a", "b": "b"}

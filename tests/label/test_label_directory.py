@@ -16,7 +16,7 @@ from saefeat.config import FELT, STORY, LabelConfig, ReadoutConfig
 from saefeat.corpus import Neutral, Story, StoryCorpus, load_corpus
 from saefeat.errors import FormatError, InputError, ModelMismatch, UnknownName
 from saefeat.files import read_json
-from saefeat.label import distinctness, label, pool_texts, read_manifest, read_pools, read_prototypes, scores
+from saefeat.label import NEUTRAL, emotions_and_topics, label, pool_texts, read_manifest, read_pools, read_prototypes
 from saefeat.sae import SAE, load_sae, save_sae
 from saefeat.subject import Subject
 from tests.tiny import tiny_subject
@@ -55,7 +55,7 @@ def made(tiny: Subject, tmp_path: Path) -> tuple[Path, Path]:
 def test_the_directory_holds_what_the_manifest_says(tiny: Subject, made: tuple[Path, Path]) -> None:
     out, sae = made
     corpus, manifest = small_corpus(), read_manifest(out)
-    assert (manifest["format"], manifest["format_version"]) == ("labels", 1)
+    assert (manifest["format"], manifest["format_version"]) == ("labels", 2)
     assert manifest["emotions"] == list(WORDS)
     assert manifest["topics"] == list(PLACES)
     assert set(manifest["families"]) == set(WORDS)
@@ -69,13 +69,18 @@ def test_the_directory_holds_what_the_manifest_says(tiny: Subject, made: tuple[P
         np.testing.assert_allclose(density_F, pools.density[name], atol=1e-6)
         fit = read_prototypes(out)[name]
         assert np.abs(fit.W_FE).max() < 65504  # float16 holds it
-        top_N = distinctness(scores(X_NF[len(corpus.stories) :], fit))
+        top_N = fit.heldout_NE[emotions_and_topics(corpus)[0] == NEUTRAL].max(1)
         assert described["ridge"] == pytest.approx(fit.ridge)
         assert abs(described["stands_out"] - np.quantile(top_N, 0.95)) < 1e-3
         assert described["sae"] == "L1"
     table = pq.read_table(out / "labels.parquet")
     columns = "sae feature emotion readout auroc heldout_auroc folds mean_difference density rank_for_emotion"
-    assert table.column_names == [*columns.split(), "rank_for_feature"]
+    columns += " rank_for_feature auroc_low auroc_high p_value q_value max_t_p"
+    columns += " eta2_emotion omega2_emotion eta2_topic omega2_topic firing_auroc kind says"
+    assert table.column_names == columns.split()
+    assert np.isfinite(table["q_value"].to_numpy()).all()
+    assert set(table["kind"].to_pylist()) <= {"emotion", "family", "dimension", "lexical", "topic", "none"}
+    assert all(sentence.endswith(".") for sentence in table["says"].to_pylist())
     assert set(table["emotion"].to_pylist()) == set(WORDS)
     assert set(table["readout"].to_pylist()) == {"story", "felt"}
 
@@ -141,7 +146,7 @@ def test_corrupt_and_newer_files_are_refused_in_one_line(tiny: Subject, made: tu
     (out / "prototypes.safetensors").write_bytes(b"x")
     with pytest.raises(FormatError, match="prototypes"):
         read_prototypes(out)
-    manifest = read_json(out / "manifest.json", kind="labels", version=1)
+    manifest = read_json(out / "manifest.json", kind="labels", version=2)
     (out / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
     with pytest.raises(FormatError, match="upgrade saefeat"):
         label(tiny, [sae], small_corpus(), LabelConfig(), out)

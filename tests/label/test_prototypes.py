@@ -7,16 +7,18 @@ from hypothesis import strategies as st
 
 from saefeat.errors import InputError
 from saefeat.label import (
+    NEUTRAL,
     calibration,
     centre_by_topic,
     class_means,
-    distinctness,
     dual_prototypes,
     fit_prototypes,
     gram,
     heldout_scores,
     scores,
+    separated,
     top_k,
+    with_share,
 )
 
 
@@ -51,7 +53,34 @@ def test_the_dual_form_equals_a_direct_solve_at_any_width(E: int, P: int, F: int
     X_NF, emotion_N, topic_N = crossed(E, P, F, signal=1.0, seed=seed)
     alpha_NE = dual_prototypes(gram(X_NF), emotion_N, topic_N, E, F, ridge)
     expected = direct_prototypes(X_NF, emotion_N, topic_N, E, ridge)
-    np.testing.assert_allclose(X_NF.T @ alpha_NE, expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max())
+    np.testing.assert_allclose(X_NF.T @ alpha_NE[:, :E], expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max())
+    assert not alpha_NE[:, E].any()  # no flat texts, no emotional direction
+
+
+@settings(deadline=None, max_examples=25)
+@given(E=st.integers(2, 4), P=st.integers(2, 4), F=st.integers(2, 30), flat=st.integers(1, 3), seed=st.integers(0, 99))
+def test_flat_texts_are_a_class_of_their_own_and_give_the_emotional_direction(
+    E: int, P: int, F: int, flat: int, seed: int
+) -> None:
+    X_NF, emotion_N, topic_N = crossed(E, P, F, signal=1.0, seed=seed)
+    flat_NF = np.random.default_rng(seed + 1).normal(size=(flat * P, F)) - 1
+    X_NF, topic_N = np.concatenate([X_NF, flat_NF]), np.append(topic_N, np.repeat(np.arange(P), flat))
+    emotion_N = np.append(emotion_N, np.full(flat * P, NEUTRAL))
+    alpha_NE = dual_prototypes(gram(X_NF), emotion_N, topic_N, E, F, 0.7)
+
+    own, delta_F = X_NF.copy(), np.zeros(F)
+    for topic in range(P):
+        told_N, flat_N = ((topic_N == topic) & ((emotion_N == NEUTRAL) == neutral) for neutral in (False, True))
+        delta_F += (X_NF[told_N].mean(0) - X_NF[flat_N].mean(0)) / P
+        own[told_N] -= X_NF[told_N].mean(0)
+        own[flat_N] -= X_NF[flat_N].mean(0)
+    C_EF = np.stack([own[emotion_N == e].mean(0) for e in range(E)])
+    R_NF = own - np.concatenate([C_EF, np.zeros((1, F))])[emotion_N]  # NEUTRAL is the last row
+    S_FF = R_NF.T @ R_NF / len(R_NF)
+    C_EF = np.concatenate([C_EF, delta_F[None]])
+    W_FE = np.linalg.inv(S_FF + 0.7 * np.trace(S_FF) / F * np.eye(F)) @ C_EF.T
+    expected = W_FE / np.sqrt(np.einsum("ef,fe->e", C_EF, W_FE))
+    np.testing.assert_allclose(X_NF.T @ alpha_NE, expected, rtol=1e-5, atol=1e-7 * np.abs(expected).max())
 
 
 @settings(deadline=None, max_examples=15)
@@ -70,7 +99,7 @@ def test_heldout_scores_are_those_of_a_fit_without_the_topic() -> None:
     raw_NE = heldout_scores(gram(X_NF), emotion_N, topic_N, 4, 30, 0.5)
     test, train = topic_N == 1, topic_N != 1
     W_FE = direct_prototypes(X_NF[train], emotion_N[train], topic_N[train], 4, 0.5)
-    np.testing.assert_allclose(raw_NE[test], (X_NF[test] - X_NF[train].mean(0)) @ W_FE, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(raw_NE[test][:, :4], (X_NF[test] - X_NF[train].mean(0)) @ W_FE, rtol=1e-6, atol=1e-8)
 
 
 @settings(deadline=None, max_examples=15)
@@ -136,9 +165,36 @@ def test_one_topic_or_a_missing_emotion_is_the_users_fault() -> None:
         fit_prototypes(X_NF, emotion_N, topic_N, ridge=1.0, n_emotions=4)
 
 
-@given(st.integers(0, 10**6), st.floats(0.1, 50), st.floats(-20, 20))
-def test_distinctness_knows_neither_level_nor_spread(seed: int, spread: float, level: float) -> None:
-    scores_NE = np.random.default_rng(seed).normal(size=(4, 9))
-    expected_N = [(max(row) - sum(row) / 9) / np.sqrt(np.mean((row - np.mean(row)) ** 2)) for row in scores_NE]
-    np.testing.assert_allclose(distinctness(scores_NE * spread + level), expected_N, rtol=1e-6)
-    assert distinctness(np.full((1, 9), 2.0))[0] == 0
+def test_flat_texts_score_low_and_the_order_of_emotions_is_untouched() -> None:
+    E, P = 10, 6
+    X_NF, emotion_N, topic_N = crossed(E, P, 40, signal=3.0)
+    rng = np.random.default_rng(3)
+    X_NF[:, -1] += 6  # all stories have what flat texts lack
+    flat_NF, flat_topic_N = rng.normal(size=(8 * P, 40)), np.repeat(np.arange(P), 8)
+    both_NF, both_topic_N = np.concatenate([X_NF, flat_NF]), np.append(topic_N, flat_topic_N)
+    fit = fit_prototypes(both_NF, np.append(emotion_N, np.full(8 * P, NEUTRAL)), both_topic_N, ridge=1.0)
+    assert fit.share > 0
+    top_N = fit.heldout_NE.max(1)
+    assert separated(top_N[: E * P], top_N[E * P :]) > 0.97
+    others = fit.heldout_NE[: E * P][emotion_N[:, None] != np.arange(E)]
+    assert abs(others.mean()) < 1e-3
+    assert abs(others.std() - 1) < 0.05
+    z_NE = rng.normal(size=(len(both_NF), E + 1))
+    mixed_NE, _, spread = with_share(z_NE, np.append(emotion_N, np.full(8 * P, NEUTRAL)), shares=(0.8,))
+    np.testing.assert_allclose(mixed_NE * spread, z_NE[:, :E] + 0.8 * z_NE[:, E:])
+
+
+def test_the_share_is_the_smallest_that_separates_well() -> None:
+    rng = np.random.default_rng(0)
+    emotion_N = np.append(rng.integers(0, 4, 200), np.full(100, NEUTRAL))
+    own_NE = rng.normal(size=(300, 4))
+    told_N1 = np.where(emotion_N == NEUTRAL, -1.0, 0.0)[:, None]
+    assert with_share(np.hstack([own_NE, 100 * told_N1]), emotion_N)[1] == 0.25  # any share will do
+    assert with_share(np.hstack([own_NE, 0 * told_N1]), emotion_N)[1] == 0.0  # none helps
+    assert with_share(np.hstack([own_NE[:200], told_N1[:200]]), emotion_N[:200])[1] == 0.0  # no flat texts
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.lists(st.integers(-3, 3), min_size=1, max_size=12))
+def test_separation_counts_pairs(positive: list[int], negative: list[int]) -> None:
+    expected = np.mean([(p > n) + (p == n) / 2 for p in positive for n in negative])
+    assert separated(np.array(positive), np.array(negative)) == pytest.approx(expected)
