@@ -128,18 +128,30 @@ class ReadoutConfig:
     """text: as it is; chat: as a user's turn in the model's chat template, followed by the start of its reply."""
     sae: str = ""
     """The SAE it reads through, such as 'L18'; '': the first one given."""
+    stories: bool = True
+    """Whether its prototypes are fitted on the stories."""
     also: tuple[str, ...] = ()
-    """Corpora, beside the stories, on whose texts its prototypes are fitted too; of the same emotions."""
+    """Further corpora, of the same emotions, on which they are fitted too."""
     below: int | None = None
     """'auto' takes it for texts of fewer tokens than this; None: for whatever no other readout takes."""
 
     def __post_init__(self) -> None:
         _require(0 < self.power <= 1, f"power must lie above 0 and be at most 1, not {self.power}")
         _require(self.below is None or self.below > 0, f"below must be positive, not {self.below}")
+        _require(self.stories or bool(self.also), f"readout {self.name} has nothing to be fitted on")
 
 
 STORY = ReadoutConfig(name="story", pool="mean")
 FELT = ReadoutConfig(name="felt", pool="last", continuation=" In short, I feel so")
+"""The one token after a continuation. It serves a dense stream; SAE features of a single token are too few for it."""
+SHORT_TEXTS = "remarks"
+"""The corpus of short texts that ships."""
+WITH_SHORT_TEXTS = (
+    STORY,
+    ReadoutConfig(name="felt", also=(SHORT_TEXTS,), below=60),
+    ReadoutConfig(name="turn", frame="chat", stories=False, also=(SHORT_TEXTS,)),
+)
+"""story: narratives; felt: what a short text expresses; turn: a user's turn in a conversation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +162,8 @@ class LabelConfig:
     """A story corpus: a directory, or the name of one that ships."""
     topics: tuple[str, ...] = ()
     """Topics that prototypes and labels are made from; (): all."""
-    readouts: tuple[ReadoutConfig, ...] = (STORY, FELT)
+    readouts: tuple[ReadoutConfig, ...] = ()
+    """(): story, felt and turn where the corpus of short texts has the stories' emotions, else story alone."""
     ratings: str = ""
     """Valence and arousal of emotion words (.jsonl, .csv, .tsv); '': those that ship."""
     ridge: float | None = None
@@ -160,8 +173,9 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         _require(self.ridge is None or self.ridge > 0, f"ridge must be positive, not {self.ridge}")
-        _require(len({r.name for r in self.readouts}) == len(self.readouts) > 0, "readouts must have distinct names")
-        _require(any(r.below is None for r in self.readouts), "one readout must be without a bound (below)")
+        _require(len({r.name for r in self.readouts}) == len(self.readouts), "readouts must have distinct names")
+        unbounded = [r for r in self.readouts if r.below is None]
+        _require(not self.readouts or bool(unbounded), "one readout must be without a bound (below)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from saefeat.atlas import build_atlas
-from saefeat.config import LabelConfig
+from saefeat.config import FELT, STORY, LabelConfig
 from saefeat.corpus import load_corpus
 from saefeat.label import label
 from saefeat.sae import SAE, save_sae
@@ -89,6 +89,6 @@ def build_tiny_atlas(root: Path, *, name: str = "tiny") -> Path:
     subject = load_subject(str(model), device="cpu", dtype="float32")
     corpus = load_corpus(write_corpus(root / "stories"))
     sae = write_sae(root / "sae", subject)
-    config = LabelConfig(stories=str(root / "stories"))
+    config = LabelConfig(stories=str(root / "stories"), readouts=(STORY, FELT))
     labels = label(subject, [sae], corpus, config, root / "labels")
     return build_atlas(labels, [sae], root / "indexes" / name, subject=subject, name=name)

@@ -22,6 +22,9 @@ MARGIN = 8
 """Candidates taken from the half-precision index beyond those asked for, before they are scored exactly."""
 
 
+SMALL = 1e-3
+
+
 class Atlas(Opened):
     """An open atlas and the questions it answers."""
 
@@ -127,7 +130,10 @@ class Atlas(Opened):
         pooled = next(pooled_texts(self, [text], readout, False))
         assert pooled.x_F is not None
         scores_E = self.prototypes[pooled.readout].scores(pooled.x_F)
-        first = list(self.readouts).index(pooled.readout) * self.n_stories
+        if pooled.readout not in self.story_readouts:
+            what = f"readout {pooled.readout} has read no stories to compare with"
+            raise InputError(what, do="use " + " or ".join(self.story_readouts))
+        first = self.story_readouts.index(pooled.readout) * self.n_stories
         query = profile(scores_E[None])[0]
         numbers, products = search(self.story_index, query, first=first, count=self.n_stories, top=top)
         rows = []
@@ -166,7 +172,9 @@ class Atlas(Opened):
         """
         sae, index = self.parse_feature(name)
         rows = np.flatnonzero((self.labels["sae"] == sae) & (self.labels["feature"] == index))
-        rows = rows[np.lexsort((self.labels["rank_for_feature"][rows], self.labels["readout"][rows].astype(str)))]
+        readouts = list(self.readouts)
+        place = [readouts.index(readout) for readout in self.labels["readout"][rows]]
+        rows = rows[np.lexsort((self.labels["rank_for_feature"][rows], place))]
         known = read_examples(self.directory / EXAMPLES, sae, index) or {"density": None, "histogram": None}
         examples = []
         for snippet in known.pop("snippets", []):
@@ -228,5 +236,7 @@ class Atlas(Opened):
 def _plain(value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
-        return round(value, DIGITS) if math.isfinite(value) else None
+        if not math.isfinite(value):
+            return None
+        return round(value, DIGITS) if abs(value) >= SMALL else float(f"{value:.4g}")  # p-values can be tiny
     return value

@@ -32,7 +32,7 @@ LABELS, PROTOTYPES, EMOTIONS, STORIES, EXAMPLES = (
 SAE_FILES = ("cfg.json", "sae_weights.safetensors", "sparsity.safetensors")
 WEIGHTS = "sae_weights.safetensors"
 SHIPPED_SAE = "checkpoints:"
-MOST_EXAMPLES = 1500
+MOST_EXAMPLES = 800
 STATEMENT = (
     "An emotion here is functional: a pattern in activations that can be read and that shifts behaviour. "
     "No claim is made that a model feels anything."
@@ -87,9 +87,12 @@ def build_atlas(
         write_index(emotion_rows(triples, width), made / EMOTIONS)
 
         # a story's profile is by prototypes that never saw its topic
-        heldout = [fitted[readout].heldout_NE[: len(stories)].astype(np.float64) for readout in names]
-        profiles = [profile(np.nan_to_num(scores_NE)) for scores_NE in heldout]
-        write_index(np.concatenate(profiles), made / STORIES)
+        profiles = [
+            profile(np.nan_to_num(fitted[told_of["name"]].heldout_NE[: len(stories)].astype(np.float64)))
+            for told_of in told["readouts"]
+            if told_of["stories"]
+        ]
+        write_index(np.concatenate(profiles or [np.zeros((0, len(corpus.emotions)))]), made / STORIES)
 
         saes_by_name = {sae_name: sae for sae_name, (sae, _) in loaded.items()}
         chosen = _features_with_examples(labels / LABELS, list(loaded))

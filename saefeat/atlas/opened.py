@@ -149,8 +149,13 @@ class Opened:
 
     @cached_property
     def story_index(self) -> Any:
-        rows = len(self.readouts) * self.n_stories
+        rows = len(self.story_readouts) * self.n_stories
         return read_index(self.directory / STORIES, rows=rows, width=len(self.emotion_names))
+
+    @cached_property
+    def story_readouts(self) -> list[str]:
+        """The readouts in which the stories have profiles, in the order of their index."""
+        return [name for name, told in self.readouts.items() if told.get("stories", True)]
 
     def verify(self) -> list[str]:
         """What is wrong with the files of this atlas; [] if they are whole and as they were written."""
@@ -183,5 +188,5 @@ class Opened:
     def readout_config(self, name: str) -> ReadoutConfig:
         """Where and with what pool a readout reads."""
         told = self.readouts[name]
-        settings = {key: told[key] for key in ("pool", "continuation", "frame", "below") if key in told}
-        return ReadoutConfig(name=name, power=told.get("power", 1.0), **settings)
+        settings = {key: told[key] for key in ("pool", "continuation", "frame", "stories", "below") if key in told}
+        return ReadoutConfig(name=name, power=told.get("power", 1.0), also=tuple(told.get("also", ())), **settings)

@@ -124,6 +124,17 @@ def existing_file(path: str | Path) -> Path:
     return path
 
 
+def writable_folder(path: Path) -> Path:
+    """`path` as a folder that can be written to, made if it is not there, else an InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made a folder ({error.strerror})", where=path, do="choose another") from error
+    if not os.access(path, os.W_OK):
+        raise InputError("cannot be written to", where=path, do="choose another")
+    return path
+
+
 @contextlib.contextmanager
 def report_errors() -> Iterator[None]:
     """Turn errors into one line on stderr and an exit code: 2 the user's input, 130 interrupted, 1 anything else."""

@@ -25,7 +25,7 @@ The .h5 holds the rows as CSR: data, indices, indptr, ids; attributes shape, sae
 @click.command(epilog=EPILOG)
 @click.option("--input", "source", required=True, metavar="FILE", help="Texts: .txt or .jsonl; - is stdin.")
 @click.option("--output", type=click.Path(path_type=Path), help=".jsonl or .h5 (default: JSON lines on stdout).")
-@click.option("--readout", help="story or felt (default: the atlas's first).")
+@click.option("--readout", help="story, felt or turn (default: the atlas's first).")
 @click.option("--keep-going", is_flag=True, help='A text that cannot be read gives {"id", "error"}.')
 @click.pass_obj
 def command(settings: Settings, source: str, output: Path | None, readout: str | None, keep_going: bool) -> None:

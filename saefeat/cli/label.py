@@ -13,7 +13,18 @@ EXAMPLES = """\b
 Examples:
   saefeat label --sae sae/ --out labels/
   saefeat label --sae sae/ --out labels/ --topics t01,t02,t03,t04
+  saefeat label --sae sae/ --out labels/ --ratings norms.csv
   saefeat label --sae l18/ --sae l26/ --config label.toml --out labels/
+
+\b
+A config with readouts of its own (default: story, felt, turn):
+  [[readouts]]
+  name = "story"
+  [[readouts]]
+  name = "felt"
+  also = ["remarks"]      # fitted on short texts, too
+  below = 60              # 'auto' takes it for texts of fewer tokens
+  sae = "L26"
 """
 
 
@@ -23,6 +34,7 @@ Examples:
 @click.option("--stories", help="Story corpus: a directory, or the name of one that ships (default: stories).")
 @click.option("--topics", help="Topics to make labels and prototypes from, such as t01,t02 (default: all).")
 @click.option("--ridge", type=float, help="Shrinkage of the whitening, in mean eigenvalues (default: chosen).")
+@click.option("--ratings", type=click.Path(path_type=Path), help="Valence and arousal: emotion, valence, arousal.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of label settings, readouts included.")
 @click.option("--model", default="smollm2-135m-instruct", show_default=True, help="The subject model.")
 @json_option
@@ -34,6 +46,7 @@ def command(
     stories: str | None,
     topics: str | None,
     ridge: float | None,
+    ratings: Path | None,
     config: Path | None,
     model: str,
     as_json: bool,
@@ -53,6 +66,7 @@ def command(
         "stories": stories,
         "topics": None if topics is None else tuple(t.strip() for t in topics.split(",") if t.strip()),
         "ridge": ridge,
+        "ratings": None if ratings is None else str(ratings),
         "seed": settings.seed,
     }
     plan = load_config(config, LabelConfig) if config else LabelConfig()

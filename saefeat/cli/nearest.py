@@ -26,7 +26,7 @@ Examples:
 @click.option("--keep-going", is_flag=True, help='A text that cannot be read gives {"id", "error"}.')
 @click.option("--top", type=Count(), default=10, show_default=True, help="How many emotions, or all.")
 @click.option(
-    "--readout", default="auto", show_default=True, help="story, felt, or auto: what reads unseen stories best."
+    "--readout", default="auto", show_default=True, help="story, felt, turn, or auto: by the length of the text."
 )
 @click.option("--tokens", is_flag=True, help="What each token adds to the first emotion's score.")
 @click.option(

@@ -20,7 +20,7 @@ Examples:
 @click.argument("text", required=False)
 @click.option("--top", type=Count(), default=5, show_default=True, help="How many stories, or all.")
 @click.option(
-    "--readout", default="auto", show_default=True, help="story, felt, or auto: what reads unseen stories best."
+    "--readout", default="auto", show_default=True, help="story, felt, turn, or auto: by the length of the text."
 )
 @json_option
 @click.pass_obj

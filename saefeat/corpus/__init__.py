@@ -2,7 +2,6 @@
 
 from saefeat.corpus.check import Problem, check_corpus, corpus_stats
 from saefeat.corpus.documents import Document, documents, source_fingerprints
-from saefeat.corpus.join import join
 from saefeat.corpus.ratings import Ratings, load_ratings
 from saefeat.corpus.stories import Neutral, Story, StoryCorpus, emotion_name, load_corpus
 from saefeat.corpus.texts import TextItem, read_texts
@@ -19,7 +18,6 @@ __all__ = [
     "corpus_stats",
     "documents",
     "emotion_name",
-    "join",
     "load_corpus",
     "load_ratings",
     "read_texts",

@@ -70,7 +70,7 @@ class StoryCorpus:
             neutral=tuple(text for text in self.neutral if text.topic in wanted),
             topics=tuple(sorted(set(wanted))),
         )
-        return replace(kept, fingerprint=fingerprint_of(kept))
+        return replace(kept, fingerprint=_fingerprint(kept))
 
 
 def emotion_name(text: str, emotions: Iterable[str]) -> str:
@@ -110,7 +110,7 @@ def load_corpus(name_or_dir: str | Path) -> StoryCorpus:
         neutral = [Neutral(row["topic"], row["kind"], row["text"]) for _, row in rows]
     topics = tuple(sorted({story.topic for story in stories}))
     corpus = StoryCorpus(tuple(stories), tuple(neutral), emotions, topics, families, "")
-    return replace(corpus, fingerprint=fingerprint_of(corpus))
+    return replace(corpus, fingerprint=_fingerprint(corpus))
 
 
 def _locate(name_or_dir: str | Path) -> Path:
@@ -182,7 +182,7 @@ def _loose(name: str) -> str:
     return " ".join(name.lower().replace("-", " ").replace("_", " ").split())
 
 
-def fingerprint_of(corpus: StoryCorpus) -> str:
+def _fingerprint(corpus: StoryCorpus) -> str:
     """16 hex digits of a corpus's contents."""
     stories, neutral = ([asdict(text) for text in texts] for texts in (corpus.stories, corpus.neutral))
     return fingerprint([stories, neutral, corpus.emotions, corpus.word_families])

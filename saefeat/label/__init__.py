@@ -15,7 +15,7 @@ from saefeat.label.geometry import (
     unit_rows,
 )
 from saefeat.label.kinds import KINDS, Kinds, kinds, sentence
-from saefeat.label.label import emotions_and_topics, label, read_manifest, read_pools, read_prototypes, top_k
+from saefeat.label.label import label, read_manifest, read_prototypes, top_k
 from saefeat.label.lexical import (
     CARRIERS,
     Lexical,
@@ -45,8 +45,9 @@ from saefeat.label.prototypes import (
     separated,
     with_share,
 )
-from saefeat.label.ranks import Crossing, crossing, rank_table
+from saefeat.label.ranks import Crossing, crossing, mean_auroc, rank_table
 from saefeat.label.statistics import MaxT, max_t, q_values, topic_bootstrap
+from saefeat.label.store import corpora_of, default_readouts, emotions_and_topics, pooled, texts_of
 from saefeat.label.variance import VarianceSplit, variance_split
 
 __all__ = [
@@ -73,8 +74,10 @@ __all__ = [
     "circumplex_figure",
     "class_means",
     "component_correlations",
+    "corpora_of",
     "cosines",
     "crossing",
+    "default_readouts",
     "dual_prototypes",
     "emotions_and_topics",
     "families",
@@ -87,12 +90,14 @@ __all__ = [
     "label_features",
     "lexical",
     "max_t",
+    "mean_auroc",
     "nested_best",
     "p_values",
     "pair_ranks",
     "places",
     "pool_texts",
     "pool_tokens",
+    "pooled",
     "predict_rating",
     "principal_components",
     "promoted_tokens",
@@ -100,13 +105,13 @@ __all__ = [
     "rank_table",
     "raw_scores",
     "read_manifest",
-    "read_pools",
     "read_prototypes",
     "scores",
     "sentence",
     "separated",
     "similarity_figure",
     "split_best",
+    "texts_of",
     "top_k",
     "topic_bootstrap",
     "unit_rows",

@@ -12,13 +12,14 @@ import numpy as np
 
 from saefeat import __version__
 from saefeat.config import LabelConfig, ReadoutConfig, to_dict
-from saefeat.corpus import StoryCorpus, join, load_corpus, load_ratings
+from saefeat.corpus import StoryCorpus, load_ratings
 from saefeat.errors import FormatError, InputError, UnknownName
 from saefeat.files import atomic_path, directory_lock, fingerprint, read_json, sha256_file, write_json
 from saefeat.label.evidence import WordEvidence, feature_table
 from saefeat.label.families import families
-from saefeat.label.pools import Progress, pool_texts
+from saefeat.label.pools import Progress
 from saefeat.label.prototypes import NEUTRAL, Prototypes, fit_prototypes
+from saefeat.label.store import corpora_of, default_readouts, emotions_and_topics, pooled
 from saefeat.sae import SAE, load_sae
 from saefeat.subject import Fingerprint, Subject
 
@@ -52,15 +53,17 @@ def label(
     loaded = {path: load_sae(path).to(subject.device) for path in paths}
     for path, sae in loaded.items():
         _check(sae, subject, path, allow_other_weights)
-    of_readout = _assign(config.readouts, loaded)
+    readouts = config.readouts or default_readouts(corpus)
+    of_readout = _assign(readouts, loaded)
     weights = {path: sha256_file(path / "sae_weights.safetensors") for path in paths}
     train = corpus.on_topics(config.topics) if config.topics else corpus
     ratings = load_ratings(config.ratings or None).of(corpus.emotions)
-    corpora = {r.name: join([corpus, *(load_corpus(name) for name in r.also)]) for r in config.readouts}
+    corpora = {readout.name: corpora_of(readout, corpus) for readout in readouts}
     inputs = fingerprint(
         [
             subject.fingerprint.to_dict(), str(subject.dtype), list(weights.values()),
-            [one.fingerprint for one in corpora.values()], to_dict(config), [r.tolist() for r in ratings],
+            [[one.fingerprint for one in own] for own in corpora.values()], [to_dict(r) for r in readouts],
+            to_dict(config), [r.tolist() for r in ratings],
         ]
     )  # fmt: skip
     with directory_lock(out):
@@ -68,22 +71,16 @@ def label(
             logger.info("%s: labels are up to date", out)
             return out
         sae_of = {name: loaded[path] for name, path in of_readout.items()}
-        keys = {
-            r.name: fingerprint(
-                [subject.fingerprint.to_dict(), str(subject.dtype), weights[of_readout[r.name]],
-                 corpora[r.name].fingerprint, r.pool, r.power, r.continuation, r.frame]
-            )
-            for r in config.readouts
-        }  # fmt: skip
-        pools = _pooled(subject, corpora, config.readouts, sae_of, keys, out / "pools.h5", on_progress)
+        weights_of = {name: weights[path] for name, path in of_readout.items()}
+        pools = pooled(subject, readouts, sae_of, corpora, weights_of, out / "pools.h5", on_progress)
         left_out = sorted(set(corpus.topics) - set(train.topics))
-        read = {r.name: _texts_read(pools[r.name][0], corpora[r.name], left_out) for r in config.readouts}
+        read = {r.name: _texts_read(pools[r.name][0], corpora[r.name], left_out) for r in readouts}
         E = len(corpus.emotions)
         fitted = {name: fit_prototypes(*texts, ridge=config.ridge, n_emotions=E) for name, texts in read.items()}
         family = _families(fitted, read, corpora, config)
         words: dict[str, WordEvidence] = {}
         table: list[dict[str, Any]] = []
-        for readout in config.readouts:
+        for readout in readouts:
             name, sae = readout.name, sae_of[readout.name]
             if sae.name not in words:
                 words[sae.name] = WordEvidence(subject, sae, corpus.emotions, corpus.word_families)
@@ -94,7 +91,7 @@ def label(
                 [family[emotion] for emotion in corpus.emotions], ratings, words[sae.name], seed=config.seed,
             )  # fmt: skip
             table.append({"sae": sae.name, "readout": name, **columns})
-        described = [_described(r, sae_of[r.name], fitted[r.name], read[r.name][1]) for r in config.readouts]
+        described = [_described(r, sae_of[r.name], fitted[r.name], read[r.name][1]) for r in readouts]
         _write_prototypes(out / "prototypes.safetensors", fitted)
         _write_labels(out / "labels.parquet", table, corpus.emotions)
         files = ("prototypes.safetensors", "labels.parquet", "pools.h5")
@@ -124,13 +121,6 @@ def label(
         }
         write_json(out / "manifest.json", manifest)
     return out
-
-
-def emotions_and_topics(corpus: StoryCorpus) -> tuple[np.ndarray, np.ndarray]:
-    """emotion_N (NEUTRAL for flat texts) and topic_N of a corpus's stories and then its neutral texts."""
-    emotion_N = [corpus.emotions.index(story.emotion) for story in corpus.stories] + [NEUTRAL] * len(corpus.neutral)
-    topic_N = [story.topic for story in corpus.stories] + [text.topic for text in corpus.neutral]
-    return np.array(emotion_N), np.array(topic_N)
 
 
 def top_k(scores_NE: np.ndarray, emotion_N: np.ndarray) -> dict[str, float]:
@@ -170,18 +160,12 @@ def read_prototypes(directory: Path | str) -> dict[str, Prototypes]:
         raise FormatError(f"cannot be read as prototypes ({error})", where=path, do="run `label` again") from error
 
 
-def read_pools(directory: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Readout name → (X_NF, density_F): all stories of its corpora in order, then all neutral texts."""
-    path = Path(directory) / "pools.h5"
-    return {name: (X_NF, density_F) for name, (_, X_NF, density_F) in _read_pools(path).items()}
-
-
 # ---------------------------------------------------------------- steps
 def _texts_read(
-    X_NF: np.ndarray, corpus: StoryCorpus, left_out: Sequence[str]
+    X_NF: np.ndarray, corpora: Sequence[StoryCorpus], left_out: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(X_NF, emotion_N, topic_N) of a readout's pooled texts without those of some topics."""
-    emotion_N, topic_N = emotions_and_topics(corpus)
+    emotion_N, topic_N = emotions_and_topics(corpora)
     used_N = ~np.isin(topic_N, left_out)
     return X_NF[used_N], emotion_N[used_N], topic_N[used_N]
 
@@ -189,7 +173,7 @@ def _texts_read(
 def _families(
     fitted: Mapping[str, Prototypes],
     read: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    corpora: Mapping[str, StoryCorpus],
+    corpora: Mapping[str, Sequence[StoryCorpus]],
     config: LabelConfig,
 ) -> dict[str, str]:
     """Emotion → family, by the readout that has read most texts: plots are then shared by fewest."""
@@ -197,7 +181,7 @@ def _families(
     _, emotion_N, topic_N = read[name]
     own_N = emotion_N != NEUTRAL
     heldout_NE = fitted[name].heldout_NE[own_N]
-    return families(heldout_NE, emotion_N[own_N], topic_N[own_N], corpora[name].emotions, seed=config.seed)
+    return families(heldout_NE, emotion_N[own_N], topic_N[own_N], corpora[name][0].emotions, seed=config.seed)
 
 
 def _described(readout: ReadoutConfig, sae: SAE, fit: Prototypes, emotion_N: np.ndarray) -> dict[str, Any]:
@@ -249,66 +233,6 @@ def _is_done(out: Path, inputs: str) -> bool:
     )
 
 
-def _pooled(
-    subject: Subject,
-    corpora: Mapping[str, StoryCorpus],
-    readouts: Sequence[ReadoutConfig],
-    saes: Mapping[str, SAE],
-    keys: Mapping[str, str],
-    path: Path,
-    on_progress: Progress,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(X_NF, density_F) by readout name, from pools.h5 where a readout was pooled from the same inputs before."""
-    known = _read_pools(path) if path.exists() else {}
-    kept = {name: known[name] for name in keys if name in known and known[name][0] == keys[name]}
-    missing = [r for r in readouts if r.name not in kept]
-    for fingerprint_ in dict.fromkeys(corpora[r.name].fingerprint for r in missing):
-        together = [r for r in missing if corpora[r.name].fingerprint == fingerprint_]
-        corpus = corpora[together[0].name]
-        texts = [story.text for story in corpus.stories] + [text.text for text in corpus.neutral]
-        pools = pool_texts(subject, texts, together, saes, on_progress=on_progress)
-        kept |= {r.name: (keys[r.name], pools.features[r.name], pools.density[r.name]) for r in together}
-        _write_pools(path, kept)
-    if not missing and set(known) != set(kept):
-        _write_pools(path, kept)
-    return {name: (X_NF, density_F) for name, (_, X_NF, density_F) in kept.items()}
-
-
-def _write_pools(path: Path, pools: Mapping[str, tuple[str, np.ndarray, np.ndarray]]) -> None:
-    """Sparse rows (CSR) by readout: data float32, indices int32, indptr int64; density; attributes key, shape."""
-    import h5py
-
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["format"], file.attrs["format_version"] = "pools", VERSION
-        for name, (key, X_NF, density_F) in pools.items():
-            group = file.create_group(name)
-            group.attrs["key"], group.attrs["shape"] = key, X_NF.shape
-            row, column = np.nonzero(X_NF)
-            options = {"fletcher32": True, "compression": "gzip", "compression_opts": 1} if len(row) else {}
-            group.create_dataset("data", data=X_NF[row, column], **options)
-            group.create_dataset("indices", data=column.astype(np.int32), **options)
-            group["indptr"] = np.searchsorted(row, np.arange(len(X_NF) + 1))
-            group["density"] = density_F
-
-
-def _read_pools(path: Path) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
-    import h5py
-
-    pools = {}
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != "pools" or file.attrs["format_version"] > VERSION:
-                raise FormatError("is not a file of pools that this saefeat reads", where=path)
-            for name, group in file.items():
-                X_NF = np.zeros(tuple(group.attrs["shape"]), np.float32)
-                row = np.repeat(np.arange(len(X_NF)), np.diff(group["indptr"][:]))
-                X_NF[row, group["indices"][:]] = group["data"][:]
-                pools[name] = (str(group.attrs["key"]), X_NF, group["density"][:])
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        raise FormatError(f"cannot be read as pools ({error})", where=path, do="delete it and run again") from error
-    return pools
-
-
 def _write_prototypes(path: Path, fitted: Mapping[str, Prototypes]) -> None:
     from safetensors.numpy import save_file
 
@@ -331,8 +255,20 @@ def _write_labels(path: Path, tables: Sequence[Mapping[str, Any]], emotions: Seq
         count = len(columns["feature"])
         fixed = {"sae": [columns["sae"]] * count, "feature": columns["feature"].astype(np.int32)}
         fixed |= {"emotion": names[columns["emotion"]].tolist(), "readout": [columns["readout"]] * count}
-        numbers = {k: v for k, v in columns.items() if k not in fixed}
+        numbers = {k: shortened(v) if v.dtype.kind == "f" else v for k, v in columns.items() if k not in fixed}
         parts.append(pa.table({**fixed, **numbers}))
     whole = pa.concat_tables(parts).replace_schema_metadata({"format": FORMAT, "format_version": str(VERSION)})
+    floats = [field.name for field in whole.schema if pa.types.is_floating(field.type)]
+    words = [field.name for field in whole.schema if field.name not in floats]
     with atomic_path(path) as temporary:
-        pq.write_table(whole, temporary, compression="zstd")
+        pq.write_table(
+            whole, temporary, compression="zstd", compression_level=19, use_dictionary=words,
+            use_byte_stream_split=floats,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+def shortened(values: np.ndarray) -> np.ndarray:
+    """Float32 figures to 12 bits (three digits and a half): a table of them takes two thirds of the room."""
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = ((bits + np.uint32(1 << 10)) & ~np.uint32((1 << 11) - 1)).view(np.float32)
+    return np.where(np.isfinite(values), rounded, values).astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from saefeat.config import BuildConfig, HarvestConfig, LabelConfig, SubjectConfig, TrainConfig
+from saefeat.config import STORY, BuildConfig, HarvestConfig, LabelConfig, SubjectConfig, TrainConfig
 from saefeat.corpus import load_corpus
 from saefeat.files import shipped
 from saefeat.pipeline.build import Built, Report, build, silent
@@ -33,7 +33,7 @@ def demo_config() -> BuildConfig:
         subject=SubjectConfig(model="smollm2-135m-instruct"),
         harvest=HarvestConfig(text=text, layers=(19,), tokens=150_000),
         train=TrainConfig(layer=19, features=2304, k=48, tokens=800_000, dead_after=100_000),
-        label=LabelConfig(stories="stories", topics=topics),
+        label=LabelConfig(stories="stories", topics=topics, readouts=(STORY,)),
     )
 
 

@@ -5,18 +5,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saefeat.label import aligned
+from saefeat.label.aligned import OWN
 
 
 @settings(deadline=None, max_examples=30)
 @given(N=st.integers(1, 6), F=st.integers(1, 9), D=st.integers(1, 5), seed=st.integers(0, 99))
-def test_a_reading_is_the_reconstruction_along_the_unit_direction(N: int, F: int, D: int, seed: int) -> None:
+def test_a_reading_is_the_reconstruction_along_the_direction_and_the_own_activation(
+    N: int, F: int, D: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     X_NF, W_dec_FD = np.maximum(rng.normal(size=(N, F)), 0) + 0.01, rng.normal(size=(F, D))
     reading_NF = aligned(X_NF, W_dec_FD)
     for n in range(N):
         xhat_D = sum(X_NF[n, g] * W_dec_FD[g] for g in range(F))
         for f in range(F):
-            expected = xhat_D @ W_dec_FD[f] / np.linalg.norm(W_dec_FD[f])
+            norm = np.linalg.norm(W_dec_FD[f])
+            expected = xhat_D @ W_dec_FD[f] / norm + OWN * X_NF[n, f] * norm
             np.testing.assert_allclose(reading_NF[n, f], expected, rtol=1e-3, atol=1e-4)
 
 

@@ -15,12 +15,13 @@ from saefeat.cli import cli
 from saefeat.config import FELT, STORY, LabelConfig, ReadoutConfig
 from saefeat.corpus import Neutral, Story, StoryCorpus, load_corpus
 from saefeat.errors import FormatError, InputError, ModelMismatch, UnknownName
-from saefeat.files import read_json
-from saefeat.label import NEUTRAL, emotions_and_topics, label, pool_texts, read_manifest, read_pools, read_prototypes
+from saefeat.files import read_json, sha256_file
+from saefeat.label import NEUTRAL, emotions_and_topics, label, pool_texts, pooled, read_manifest, read_prototypes
 from saefeat.sae import SAE, load_sae, save_sae
 from saefeat.subject import Subject
 from tests.tiny import tiny_subject
 
+BOTH = (STORY, FELT)
 WORDS = {"froh": "laughed children sang", "müde": "tired of waiting rain", "at ease": "old dog slept stove"}
 PLACES = {"a": "station train", "b": "garden bread", "c": "party door", "d": "phone light"}
 
@@ -49,7 +50,7 @@ def tiny_sae(path: Path, *, layer: int = 1, d_model: int = 32, subject: dict[str
 @pytest.fixture
 def made(tiny: Subject, tmp_path: Path) -> tuple[Path, Path]:
     sae = tiny_sae(tmp_path / "sae")
-    return label(tiny, [sae], small_corpus(), LabelConfig(), tmp_path / "labels"), sae
+    return label(tiny, [sae], small_corpus(), LabelConfig(readouts=BOTH), tmp_path / "labels"), sae
 
 
 def test_the_directory_holds_what_the_manifest_says(tiny: Subject, made: tuple[Path, Path]) -> None:
@@ -62,14 +63,19 @@ def test_the_directory_holds_what_the_manifest_says(tiny: Subject, made: tuple[P
     texts = [s.text for s in corpus.stories] + [n.text for n in corpus.neutral]
     loaded = load_sae(sae)
     pools = pool_texts(tiny, texts, [STORY, FELT], {"story": loaded, "felt": loaded})
+    readouts, of = [STORY, FELT], {"story": loaded, "felt": loaded}
+    weights = dict.fromkeys(of, sha256_file(sae / "sae_weights.safetensors"))
+    before = (out / "pools.h5").read_bytes()
+    kept = pooled(tiny, readouts, of, {name: [corpus] for name in of}, weights, out / "pools.h5")
+    assert (out / "pools.h5").read_bytes() == before  # read, not made again
     for described in manifest["readouts"]:
         name = described["name"]
-        X_NF, density_F = read_pools(out)[name]
+        X_NF, density_F = kept[name]
         np.testing.assert_allclose(X_NF, pools.features[name], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(density_F, pools.density[name], atol=1e-6)
         fit = read_prototypes(out)[name]
         assert np.abs(fit.W_FE).max() < 65504  # float16 holds it
-        top_N = fit.heldout_NE[emotions_and_topics(corpus)[0] == NEUTRAL].max(1)
+        top_N = fit.heldout_NE[emotions_and_topics([corpus])[0] == NEUTRAL].max(1)
         assert described["ridge"] == pytest.approx(fit.ridge)
         assert abs(described["stands_out"] - np.quantile(top_N, 0.95)) < 1e-3
         assert described["sae"] == "L1"
@@ -94,22 +100,22 @@ def test_pools_are_reused_for_other_topics_and_nothing_is_done_twice(
     def refuse(*args: object, **settings: object) -> None:
         raise AssertionError("pooled again")
 
-    monkeypatch.setattr(importlib.import_module("saefeat.label.label"), "pool_texts", refuse)
-    label(tiny, [sae], small_corpus(), LabelConfig(), out)
+    monkeypatch.setattr(importlib.import_module("saefeat.label.store"), "pool_texts", refuse)
+    label(tiny, [sae], small_corpus(), LabelConfig(readouts=BOTH), out)
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"} == {
         name: when for name, when in before.items() if name != ".lock"
     }
-    label(tiny, [sae], small_corpus(), LabelConfig(topics=("a", "b", "c")), out)
+    label(tiny, [sae], small_corpus(), LabelConfig(readouts=BOTH, topics=("a", "b", "c")), out)
     assert read_manifest(out)["topics"] == ["a", "b", "c"]
     with pytest.raises(AssertionError, match="pooled again"):
         other = dataclasses.replace(small_corpus(), fingerprint="another")
-        label(tiny, [sae], other, LabelConfig(), out)
+        label(tiny, [sae], other, LabelConfig(readouts=BOTH), out)
 
 
 def test_prototypes_of_some_topics_do_not_depend_on_the_others(tiny: Subject, tmp_path: Path) -> None:
     sae, corpus = tiny_sae(tmp_path / "sae"), small_corpus()
-    label(tiny, [sae], corpus, LabelConfig(topics=("a", "b")), tmp_path / "part")
-    label(tiny, [sae], corpus.on_topics(["a", "b"]), LabelConfig(), tmp_path / "alone")
+    label(tiny, [sae], corpus, LabelConfig(readouts=BOTH, topics=("a", "b")), tmp_path / "part")
+    label(tiny, [sae], corpus.on_topics(["a", "b"]), LabelConfig(readouts=BOTH), tmp_path / "alone")
     part, alone = read_prototypes(tmp_path / "part"), read_prototypes(tmp_path / "alone")
     for name in part:
         np.testing.assert_allclose(part[name].W_FE, alone[name].W_FE, rtol=1e-2, atol=1e-3)
@@ -130,26 +136,26 @@ def test_a_readout_may_have_an_sae_of_its_own(tiny: Subject, tmp_path: Path) -> 
 def test_an_sae_of_another_model_is_refused(tiny: Subject, tmp_path: Path) -> None:
     narrow = tiny_sae(tmp_path / "narrow", d_model=16)
     with pytest.raises(InputError, match="reads 16 dimensions"):
-        label(tiny, [narrow], small_corpus(), LabelConfig(), tmp_path / "labels")
+        label(tiny, [narrow], small_corpus(), LabelConfig(readouts=BOTH), tmp_path / "labels")
     other = tiny_subject(seed=1).fingerprint
     sae = tiny_sae(tmp_path / "sae", subject=other.to_dict())
     with pytest.raises(ModelMismatch):
-        label(tiny, [sae], small_corpus(), LabelConfig(), tmp_path / "labels")
-    label(tiny, [sae], small_corpus(), LabelConfig(), tmp_path / "labels", allow_other_weights=True)
+        label(tiny, [sae], small_corpus(), LabelConfig(readouts=BOTH), tmp_path / "labels")
+    label(tiny, [sae], small_corpus(), LabelConfig(readouts=BOTH), tmp_path / "labels", allow_other_weights=True)
 
 
 def test_corrupt_and_newer_files_are_refused_in_one_line(tiny: Subject, made: tuple[Path, Path]) -> None:
     out, sae = made
     (out / "pools.h5").write_bytes((out / "pools.h5").read_bytes()[:700])
     with pytest.raises(FormatError, match="pools"):
-        label(tiny, [sae], small_corpus(), LabelConfig(), out)
+        label(tiny, [sae], small_corpus(), LabelConfig(readouts=BOTH), out)
     (out / "prototypes.safetensors").write_bytes(b"x")
     with pytest.raises(FormatError, match="prototypes"):
         read_prototypes(out)
     manifest = read_json(out / "manifest.json", kind="labels", version=2)
     (out / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
     with pytest.raises(FormatError, match="upgrade saefeat"):
-        label(tiny, [sae], small_corpus(), LabelConfig(), out)
+        label(tiny, [sae], small_corpus(), LabelConfig(readouts=BOTH), out)
 
 
 def test_the_verb_refuses_what_is_wrong_before_it_writes(tmp_path: Path) -> None:
