@@ -81,3 +81,27 @@ def test_the_shipped_atlas_finds_stories_and_explains_scores(default_subject: Su
     for result in results:
         parts = sum(row["contribution"] for row in result["features"])
         assert result["emotions"][0]["score"] == pytest.approx(result["bias"] + parts + result["rest"], abs=1e-3)
+
+
+FLAT = (
+    "The pump moves forty litres a minute at a pressure of three bar.",
+    "Torque the eight bolts of the flange to 25 newton metres in a crosswise order.",
+    "The function returns a list of tuples, each with a key and the number of times it occurs.",
+    "Port 8443 is open on the inside interface and closed on the outside one.",
+    "The sample was dried at 105 degrees for two hours and weighed to the nearest milligram.",
+    "Each record holds a date, an account number of ten digits and an amount in cents.",
+    "The cable has four pairs of copper wire with a diameter of half a millimetre.",
+    "A query without an index reads every row of the table.",
+    "The lens has a focal length of 50 millimetres and seven elements in six groups.",
+    "Version 2.4 of the format adds a checksum after the header of each block.",
+)
+
+
+@pytest.mark.model
+def test_flat_technical_sentences_do_not_stand_out(default_subject: Subject) -> None:
+    atlas = Atlas.open(NAME, subject=default_subject)
+    results = list(atlas.nearest(FLAT, top=1))
+    assert {result["readout"] for result in results} == {"felt"}  # 'auto' takes what is made for short texts
+    assert not [text for text, result in zip(FLAT, results, strict=True) if result["stands_out"]]
+    stories = [story.text for story in load_corpus("stories").stories[::100]]
+    assert sum(bool(result["stands_out"]) for result in atlas.nearest(stories, top=1)) >= 0.9 * len(stories)
