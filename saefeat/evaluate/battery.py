@@ -107,7 +107,7 @@ class Bench:
 
     def fit(self, readout: str, representation: str, *, every_topic: bool = False) -> Fitted:
         """Prototypes of a representation (SHUFFLED: the SAE's, emotions permuted within topics) on all but the test
-        topics, or on every topic."""
+        topics, or on every topic. The ridge of each representation is chosen once, on the training stories."""
         key = (readout, representation, every_topic)
         if key not in self._fits:
             pools, emotion_N, topic_N = self.read(readout)
@@ -119,7 +119,9 @@ class Bench:
                 told_N = emotion_N != NEUTRAL
                 labels_N[told_N] = shuffled_within_topics(emotion_N[told_N], topic_N[told_N], self.seed)
             X_NF, began = columns_of(pools, representation)[used_N], time.time()
-            fit = fit_prototypes(X_NF, labels_N, topic_N, ridge=None, n_emotions=len(self.emotions))
+            chosen = readout == self.main and not every_topic
+            ridge = None if chosen else self.fit(self.main, representation).prototypes.ridge
+            fit = fit_prototypes(X_NF, labels_N, topic_N, ridge=ridge, n_emotions=len(self.emotions))
             self._fits[key] = Fitted(fit, labels_N, topic_N)
             logger.info("fitted %s for %s in %.0f s", representation, readout, time.time() - began)
         return self._fits[key]
