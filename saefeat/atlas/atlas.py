@@ -173,7 +173,7 @@ class Atlas(Opened):
         sae, index = self.parse_feature(name)
         rows = np.flatnonzero((self.labels["sae"] == sae) & (self.labels["feature"] == index))
         readouts = list(self.readouts)
-        place = [readouts.index(readout) for readout in self.labels["readout"][rows]]
+        place = np.array([readouts.index(readout) for readout in self.labels["readout"][rows]], np.int64)
         rows = rows[np.lexsort((self.labels["rank_for_feature"][rows], place))]
         known = read_examples(self.directory / EXAMPLES, sae, index) or {"density": None, "histogram": None}
         examples = []
