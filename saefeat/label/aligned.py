@@ -5,8 +5,8 @@ feature's own activation counted several times over.
 
 a: mean activations in units of the decoder's norm; d: decoder directions of unit length. Alone, a feature's activation
 is often zero where its direction is present all the same: features split (several share a direction and only the
-best-matching one fires), and what lies under the threshold is cut. So single activations are ranked poorly, no better
-than random directions; readings tell emotions better than either (docs/method.md).
+best-matching one fires), and what lies under the threshold is cut. So single activations tell emotions hardly better
+than random directions do; readings tell them better than either (docs/method.md).
 """
 
 from __future__ import annotations
