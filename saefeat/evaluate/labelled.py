@@ -4,7 +4,8 @@ A map is a TOML file: `[classes]` names each class and lists its emotions; `[lab
 label of the file belongs to; `[neutral] labels` (optional) names the labels of texts without emotion. Rows of any
 other label are left out.
 
-A class scores the mean of its emotions' scores, standardised over corpus texts of other emotions, so that a class of
+A class scores the mean of its emotions' scores less the mean of all emotions' scores (what raises them all says how
+emotional a text is, not which emotion it has), standardised over corpus texts of other emotions, so that a class of
 many emotions is not favoured: zero-shot, nothing of the file is used but the names of its classes.
 
 Shapes: N texts, E emotions, C classes.
@@ -122,7 +123,7 @@ def _text(path: Path) -> str:
 # ---------------------------------------------------------------- scores of classes
 @dataclass(frozen=True)
 class ClassScorer:
-    """members of each class, and mean_C, sd_C of the means of their scores over texts of other emotions."""
+    """members of each class; mean_C, sd_C of what it scores above all emotions, over texts of other emotions."""
 
     members: tuple[tuple[int, ...], ...]
     mean_C: np.ndarray
@@ -196,4 +197,7 @@ def _f1(table_BCC: np.ndarray) -> np.ndarray:
 
 
 def _means(scores_NE: np.ndarray, members: Sequence[Sequence[int]]) -> np.ndarray:
-    return np.stack([scores_NE[:, list(own)].mean(1) for own in members], axis=1)
+    """(N, C): mean over a class's emotions less the mean over all that are known."""
+    known_NE = ~np.isnan(scores_NE)
+    all_N = np.where(known_NE, scores_NE, 0).sum(1) / np.maximum(known_NE.sum(1), 1)
+    return np.stack([scores_NE[:, list(own)].mean(1) for own in members], axis=1) - all_N[:, None]

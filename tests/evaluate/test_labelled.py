@@ -139,17 +139,28 @@ def test_class_scores_are_those_of_a_slow_twin(N: int, seed: int) -> None:
     heldout_NE, scores_ME = rng.normal(size=(N, 5)), rng.normal(size=(4, 5))
     heldout_NE[0, 0] = np.nan  # a score that is not known counts for nothing
     found_MC = class_scorer(members, heldout_NE, emotion_N)(scores_ME)
+
+    def above(scores_E: np.ndarray, own: list[int]) -> float:
+        return float(np.mean([scores_E[e] for e in own]) - np.nanmean(scores_E))
+
     for m, scores_E in enumerate(scores_ME):
         for c, own in enumerate(members):
-            others = [np.mean([row[e] for e in own]) for row, e_n in zip(heldout_NE, emotion_N) if e_n not in own]  # noqa: B905
-            others = [mean for mean in others if not np.isnan(mean)]
-            expected = (np.mean([scores_E[e] for e in own]) - np.mean(others)) / (np.std(others) or 1)
+            others = [above(row, own) for row, e_n in zip(heldout_NE, emotion_N, strict=True) if e_n not in own]
+            others = [score for score in others if not np.isnan(score)]
+            expected = (above(scores_E, own) - np.mean(others)) / (np.std(others) or 1)
             assert found_MC[m, c] == pytest.approx(expected)
 
 
 def test_a_class_whose_scores_never_vary_is_not_divided_by_nothing() -> None:
     scorer = class_scorer([[0], [1]], np.ones((6, 3)), np.arange(6) % 3)
     assert scorer(np.array([[2.0, 1.0, 0.0]])).tolist() == [[1.0, 0.0]]
+
+
+def test_what_raises_every_score_alike_tells_no_class() -> None:
+    rng = np.random.default_rng(2)
+    emotion_N, scores_NE = rng.integers(0, 6, 600), rng.normal(size=(600, 6))
+    scorer = class_scorer([[0], [1, 2, 3]], scores_NE, emotion_N)
+    np.testing.assert_allclose(scorer(scores_NE + rng.normal(0, 9, (600, 1))), scorer(scores_NE), atol=1e-9)
 
 
 def test_a_class_of_many_emotions_is_not_favoured() -> None:
@@ -159,7 +170,8 @@ def test_a_class_of_many_emotions_is_not_favoured() -> None:
     fresh_NC = scorer(rng.normal(size=(4000, 6)) + 5)
     assert np.abs(fresh_NC.mean(0)).max() < 0.1
     assert np.abs(fresh_NC.std(0) - 1).max() < 0.1
-    own = [scores_NE[n, [1, 2, 3, 4]].mean() for n in range(3000) if emotion_N[n] not in (1, 2, 3, 4)]
+    centred_NE = scores_NE - scores_NE.mean(1, keepdims=True)
+    own = [centred_NE[n, [1, 2, 3, 4]].mean() for n in range(3000) if emotion_N[n] not in (1, 2, 3, 4)]
     assert scorer.mean_C[1] == pytest.approx(np.mean(own))
     assert scorer.sd_C[1] == pytest.approx(np.std(own))
 
