@@ -99,6 +99,9 @@ class TrainConfig:
     checkpoint_every: int = 500
     """Steps between checkpoints from which a killed run continues."""
     seed: int = 0
+    """Of the first weights."""
+    data_seed: int | None = None
+    """Of the order of the batches; None: the seed. SAEs trained side by side share it."""
 
     def __post_init__(self) -> None:
         _require(self.features > 0, f"features must be positive, not {self.features}")
@@ -111,6 +114,23 @@ class TrainConfig:
         if self.architecture == "matryoshka" and widths:
             ordered = list(widths) == sorted(set(widths)) and widths[-1] == self.features
             _require(ordered, f"matryoshka_widths must rise and end at features ({self.features}), not {widths}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaeConfig:
+    """An SAE that is there already, in the place of [harvest] and [train]."""
+
+    from_: str = ""
+    """`from` in TOML: a directory of SAELens or sparsify, or RELEASE/ID of SAELens' list; '': none, one is trained."""
+    model: str = ""
+    """The subject model; '': subject.model unless that is the default, else the one that the SAE's files name."""
+    layer: int | None = None
+    """0-based block whose output it reads; None: its files say."""
+
+    def __post_init__(self) -> None:
+        _require(self.layer is None or self.layer >= 0, f"sae.layer must not be negative, it is {self.layer}")
+        alone = not self.from_ and (self.layer is not None or bool(self.model))
+        _require(not alone, "sae.layer or sae.model is set without sae.from", "name the SAE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +206,13 @@ class BuildConfig:
     subject: SubjectConfig = field(default_factory=SubjectConfig)
     harvest: HarvestConfig = field(default_factory=HarvestConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    sae: SaeConfig = field(default_factory=SaeConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
+
+    def __post_init__(self) -> None:
+        trains = self.harvest != HarvestConfig() or self.train != TrainConfig()
+        what = "[sae] from = ... stands in the place of [harvest] and [train]"
+        _require(not (self.sae.from_ and trains), what, "leave them out")
 
 
 def load_config(path: Path | str, kind: type[C] = BuildConfig) -> C:  # type: ignore[assignment]
@@ -206,16 +232,16 @@ def load_config(path: Path | str, kind: type[C] = BuildConfig) -> C:  # type: ig
 
 def from_dict(kind: type[C], table: dict[str, Any], where: str = "") -> C:
     """Make a config from a plain dictionary (as in TOML or a manifest), checking names and types."""
-    hints = typing.get_type_hints(kind)
+    fields = {name.removesuffix("_"): (name, hint) for name, hint in typing.get_type_hints(kind).items()}
     for key in table:
-        if key not in hints:
-            raise UnknownName("setting", f"{where}{key}", [f"{where}{name}" for name in hints])
-    return kind(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in table.items()})
+        if key not in fields:
+            raise UnknownName("setting", f"{where}{key}", [f"{where}{name}" for name in fields])
+    return kind(**{fields[key][0]: _convert(fields[key][1], value, f"{where}{key}") for key, value in table.items()})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The plain dictionary of a config: what manifests hold and `from_dict` reads."""
-    return dataclasses.asdict(config)
+    """The plain dictionary of a config: what manifests hold and `from_dict` reads. A field `from_` is its `from`."""
+    return dataclasses.asdict(config, dict_factory=lambda items: {name.removesuffix("_"): v for name, v in items})
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

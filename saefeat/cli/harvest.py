@@ -13,6 +13,7 @@ EPILOG = """\b
 Examples:
   saefeat harvest --model smollm2-135m-instruct --text novels/ --text chat.jsonl --layers 18 --out runs/l18
   saefeat --dtype bfloat16 harvest --config harvest.toml --tokens 10000000 --out runs/big
+  torchrun --nproc-per-node 8 -m saefeat harvest --config harvest.toml --out runs/big
 
 \b
 A config; flags go over it:
@@ -42,13 +43,18 @@ def command(settings: Settings, path: Path | None, model: str | None, out: Path,
 
     Run the same command again after a kill and it continues; when it is done it does nothing.
     """
-    from saefeat.harvest import ActivationStore, harvest
+    import contextlib
+
+    from saefeat.harvest import ActivationStore, harvest, joined, place
     from saefeat.subject import load_subject
 
     subject_config, config = settings_of(settings, path, model, flags)
-    subject = load_subject(subject_config.model, device=subject_config.device, dtype=subject_config.dtype)
-    with stages(settings) as report:
-        harvest(subject, config, out, on_progress=report("harvest"))
+    with joined() as ranks, contextlib.ExitStack() as shown:
+        subject = load_subject(subject_config.model, device=place(subject_config.device), dtype=subject_config.dtype)
+        report = shown.enter_context(stages(settings)) if ranks.first else lambda stage: None
+        harvest(subject, config, out, on_progress=report("harvest"), ranks=ranks)
+    if not ranks.first:
+        return
     store = ActivationStore(out)
     result = {
         "out": str(out),
@@ -82,14 +88,14 @@ def settings_of(settings: Settings, path: Path | None, model: str | None, flags:
     return from_dict(SubjectConfig, subject), from_dict(HarvestConfig, table)
 
 
-def numbers(text: str) -> list[int]:
-    """'18,20' as [18, 20]."""
+def numbers(text: str, name: str = "--layers") -> list[int]:
+    """'18,20' as [18, 20], each of them once."""
     from saefeat.errors import InputError
 
     try:
-        return [int(part) for part in text.split(",")]
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError as error:
-        raise InputError(f"--layers is {text!r}", do="pass numbers with commas, such as 18,20") from error
+        raise InputError(f"{name} is {text!r}", do="pass numbers with commas, such as 18,20") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

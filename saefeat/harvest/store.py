@@ -7,7 +7,7 @@ the store, the seed and the batch's number alone, so a run can start at any batc
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from saefeat.errors import FormatError, InputError
 from saefeat.files import read_json
+from saefeat.harvest.manifest import KIND, MANIFEST, VERSION
 from saefeat.harvest.pack import ahead
-from saefeat.harvest.write import KIND, MANIFEST, VERSION
+from saefeat.harvest.ranks import ALONE, Ranks
+from saefeat.harvest.source import Fed, Position, n_heldout, part, sampled
 
 POOL_TOKENS = 65_536
 POOL_BYTES = 1 << 28
@@ -31,12 +33,14 @@ class ActivationStore:
     """An open harvest; thread-safe, since every reader opens its own files.
 
     manifest: as written. layers, d_model, context, dtype. n_contexts; n_tokens: all tokens, and `n_usable(layer)`
-    those that count. sink_norm, median_norm: {layer: norm}. fingerprint: of the subject, as a dict.
+    those that count. sink_norm, median_norm: {layer: norm}. fingerprint: of the subject, as a dict. ranks: the
+    processes that share the batches of `feed`.
     """
 
-    def __init__(self, directory: Path | str) -> None:
+    def __init__(self, directory: Path | str, *, ranks: Ranks = ALONE) -> None:
         """Open the harvest in `directory`, finished or not. Raises FormatError if there is none."""
         self.directory = Path(directory)
+        self.ranks = ranks
         self.manifest: dict[str, Any] = read_json(self.directory / MANIFEST, kind=KIND, version=VERSION)
         try:
             self.layers: tuple[int, ...] = tuple(self.manifest["layers"])
@@ -57,6 +61,19 @@ class ActivationStore:
         self.n_tokens = min(self.n_usable(layer) for layer in self.layers)
 
     # ------------------------------------------------------------ what is there
+    @property
+    def where(self) -> Path:
+        """What to name in an error: the directory."""
+        return self.directory
+
+    @property
+    def identity(self) -> list[Any]:
+        """What settles the rows and their order."""
+        return [self.manifest["config"], self.fingerprint, self.n_contexts]
+
+    def prepare(self) -> None:
+        """Nothing: whatever is needed was settled by the harvest."""
+
     def n_usable(self, layer: int) -> int:
         """Tokens that are neither first, prefix nor sink."""
         self.check_layer(layer)
@@ -74,12 +91,7 @@ class ActivationStore:
 
     def n_heldout(self, share: float) -> int:
         """How many contexts, the last ones, a share is: at least one if it is positive, never all."""
-        if not 0 <= share < 1:
-            raise InputError(f"heldout must lie between 0 and 1, not {share}")
-        n = math.ceil(self.n_contexts * share)
-        if share and self.n_contexts < 2:
-            raise InputError("holds one context only, none can be held out", where=self.directory, do="harvest more")
-        return min(n, self.n_contexts - 1)
+        return n_heldout(self.n_contexts, share, self.directory)
 
     # ------------------------------------------------------------ training
     def batches(self, layer: int, batch: int, *, seed: int, start: int = 0, heldout: float = 0.0) -> Iterator[Tensor]:
@@ -96,6 +108,24 @@ class ActivationStore:
         if not rows:
             raise InputError("holds no usable token", where=self.directory)
         return self._batches(layer, batch, seed, start * batch, usable_NT, count_N, rows)
+
+    def feed(
+        self, layers: tuple[int, ...], batch: int, *, seed: int, heldout: float, start: list[Position] | None = None
+    ) -> Iterator[Fed]:
+        """The `batches` of several layers side by side, of each the part that is this process's; see `Source`.
+
+        Every process reads all rows and keeps its own: they lie in the same contexts.
+        """
+        mine, first = part(batch, self.ranks), start[0][0] if start else 0
+        streams = {
+            layer: self.batches(layer, batch, seed=seed, start=first, heldout=heldout) for layer in sorted(set(layers))
+        }
+        try:
+            for number in itertools.count(first + 1):
+                yield Fed({layer: next(stream)[mine] for layer, stream in streams.items()}, (number, 0, 0))
+        finally:
+            for stream in streams.values():
+                stream.close()  # type: ignore[attr-defined]
 
     def _batches(
         self, layer: int, batch: int, seed: int, skip: int, usable_NT: np.ndarray, count_N: np.ndarray, rows: int
@@ -121,10 +151,15 @@ class ActivationStore:
     def _pools(
         self, layer: int, seed: int, skip: int, usable_NT: np.ndarray, count_N: np.ndarray, rows: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """(rows of a pool, the order in which they leave), endlessly, after skipping `skip` rows."""
+        """(rows of a pool, the order in which they leave), endlessly, after skipping `skip` rows.
+
+        Pools lie in three buffers in turn, since fresh memory takes longer than the reading: one is used, one waits,
+        one is filled. So the rows are good until the next pool but one is asked for.
+        """
         tokens = min(POOL_TOKENS, POOL_BYTES // (self.d_model * self.dtype.itemsize))
         size = max(1, tokens // self.context)
         epoch, skip = divmod(skip, rows)
+        buffers: list[np.ndarray | None] = [None, None, None]
         with Shards(self._files) as shards:
             while True:
                 order = np.random.default_rng([seed, epoch]).permutation(len(count_N))
@@ -136,7 +171,11 @@ class ActivationStore:
                         continue
                     leave = np.random.default_rng([seed, epoch, number]).permutation(n)[skip:]
                     skip = 0
-                    yield self._read(shards, layer, chosen, usable_NT), torch.from_numpy(leave)
+                    buffer = buffers.pop(0)
+                    if buffer is None:
+                        buffer = self._buffer(min(size, len(order)) * self.context)
+                    buffers.append(buffer)
+                    yield self._read(shards, layer, chosen, usable_NT, buffer), torch.from_numpy(leave)
                 epoch += 1
 
     # ------------------------------------------------------------ held out, samples
@@ -158,12 +197,9 @@ class ActivationStore:
         """x_ND: `n` usable tokens from random contexts (all there are, if fewer), none of the contexts held out."""
         self.check_layer(layer)
         usable_NT = self._usable(layer)[: self.n_contexts - self.n_heldout(heldout)]
-        chance = np.random.default_rng([seed, 0x5A])
-        order = chance.permutation(len(usable_NT))
-        enough = np.searchsorted(np.cumsum(usable_NT[order].sum(1)), 4 * n) + 1  # a quarter of each context's rows
+        chosen, order = sampled(usable_NT.sum(1), n, seed)
         with Shards(self._files) as shards:
-            x_ND = self._read(shards, layer, np.sort(order[: max(64, enough)]), usable_NT)
-        return x_ND[torch.from_numpy(chance.permutation(len(x_ND))[:n])]
+            return self._read(shards, layer, chosen, usable_NT)[torch.from_numpy(order)]
 
     # ------------------------------------------------------------ reading
     def _usable(self, layer: int) -> np.ndarray:
@@ -175,20 +211,23 @@ class ActivationStore:
             raise FormatError("its shards do not hold what its manifest says", where=self.directory)
         return usable_NT
 
-    def _read(self, shards: Shards, layer: int, chosen: np.ndarray, usable_NT: np.ndarray) -> Tensor:
-        """The usable rows x_ND of some contexts."""
+    def _read(
+        self, shards: Shards, layer: int, chosen: np.ndarray, usable_NT: np.ndarray, buffer: np.ndarray | None = None
+    ) -> Tensor:
+        """The usable rows x_ND of some contexts; in `buffer`, if one is given."""
         counts = usable_NT[chosen].sum(1)
-        rows_ND: np.ndarray | None = None
+        rows_ND = self._buffer(int(counts.sum())) if buffer is None else buffer[: int(counts.sum())]
         at = 0
         for i, n in zip(chosen, counts, strict=True):
             x_TD = self._context(shards, layer, int(i), "x")
-            if rows_ND is None:
-                rows_ND = np.empty((int(counts.sum()), self.d_model), x_TD.dtype)
-            rows_ND[at : at + n] = x_TD[usable_NT[i]]
+            np.compress(usable_NT[i], x_TD, axis=0, out=rows_ND[at : at + n])
             at += int(n)
-        if rows_ND is None:
-            return torch.empty(0, self.d_model, dtype=self.dtype)
         return self._tensor(rows_ND)
+
+    def _buffer(self, rows: int) -> np.ndarray:
+        """Room for rows as they are stored."""
+        bits = np.dtype("u2") if self.dtype == torch.bfloat16 else torch.empty(0, dtype=self.dtype).numpy().dtype
+        return np.empty((rows, self.d_model), bits)
 
     def _context(self, shards: Shards, layer: int | None, context: int, name: str) -> np.ndarray:
         shard = int(np.searchsorted(self._ends, context, side="right"))
@@ -206,18 +245,23 @@ class Shards:
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
         self._open: OrderedDict[int, Any] = OrderedDict()
+        self._datasets: dict[tuple[int, str], Any] = {}
+        """Looked up once a file: HDF5 takes as long to find a dataset as to read a context of it."""
 
     def __enter__(self) -> Shards:
         return self
 
     def __exit__(self, *_: object) -> None:
         while self._open:
-            self._open.popitem()[1].close()
+            self._close(next(iter(self._open)))
 
     def read(self, shard: int, name: str, index: int | slice) -> np.ndarray:
         """Part of a dataset of one shard. Raises FormatError if the file is missing or corrupt."""
         try:
-            return self._file(shard)[name][index]
+            file = self._file(shard)  # first: it may close another one, whose datasets go
+            if (shard, name) not in self._datasets:
+                self._datasets[shard, name] = file[name]
+            return self._datasets[shard, name][index]
         except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
             raise FormatError(
                 f"is missing or corrupt ({error})", where=self._paths[shard], do="delete the directory, harvest again"
@@ -228,8 +272,12 @@ class Shards:
 
         if shard not in self._open:
             if len(self._open) >= OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
+                self._close(next(iter(self._open)))
             # no chunk cache: a context is a chunk, and is read once an epoch
             self._open[shard] = h5py.File(self._paths[shard], "r", rdcc_nbytes=0)
         self._open.move_to_end(shard)
         return self._open[shard]
+
+    def _close(self, shard: int) -> None:
+        self._datasets = {key: value for key, value in self._datasets.items() if key[0] != shard}
+        self._open.pop(shard).close()

@@ -4,6 +4,9 @@ A shard holds `ids` (contexts, T), `starts` (document, context, position) and fo
 with `x` (contexts, T, D) in the model's dtype (bfloat16 as its bits in uint16, attribute `dtype`) and `usable`
 (contexts, T): not the first token nor the prefix, not a sink. The manifest moves after the shard is durable, so that
 a harvest killed at any moment continues with the first shard that is missing and ends as if undisturbed.
+
+Several processes (`Ranks`) take the shards in turn: process r of R writes shards r, r + R, ... and a note beside each,
+and the first process lists noted shards in the manifest. What is on disk in the end is what one process writes.
 """
 
 from __future__ import annotations
@@ -11,30 +14,39 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from saefeat import __version__
-from saefeat.config import HarvestConfig, to_dict
-from saefeat.corpus import documents, source_fingerprints
+from saefeat.config import HarvestConfig
+from saefeat.corpus import documents
 from saefeat.errors import InputError
-from saefeat.files import atomic_path, directory_lock, read_json, require_disk, write_json
+from saefeat.files import atomic_path, directory_lock, require_disk, write_json
+from saefeat.harvest.disk import Tolerant
+from saefeat.harvest.manifest import (
+    KIND,
+    MANIFEST,
+    VERSION,
+    continued,
+    is_noted,
+    list_shards,
+    new_manifest,
+    shard_file,
+    take_notes,
+    write_note,
+)
 from saefeat.harvest.pack import Context, ahead, pack
+from saefeat.harvest.ranks import ALONE, Ranks
 from saefeat.subject import Subject
 
 log = logging.getLogger(__name__)
-KIND, VERSION = "activations", 1
-MANIFEST = "manifest.json"
 SINK_CONTEXTS = 64
 """Contexts from which the layers' median norms are estimated."""
-SAME = ("tokens", "context", "shard_contexts", "sink_multiple", "seed", "layers")
-"""Settings that a store is made with; the others (batch size, where the text lies) may change between resumes."""
+Progress = Callable[[int, int], None]
 
 
 class Batch(NamedTuple):
@@ -46,65 +58,118 @@ class Batch(NamedTuple):
 
 
 def harvest(
-    subject: Subject, config: HarvestConfig, out: Path, *, on_progress: Callable[[int, int], None] | None = None
+    subject: Subject, config: HarvestConfig, out: Path, *, on_progress: Progress | None = None, ranks: Ranks = ALONE
 ) -> Path:
     """Keep the residual streams of `config.tokens` tokens of text in the directory `out`, and return it.
 
-    Run again, it continues a harvest that was stopped, and does nothing if it is finished. Raises InputError if
-    `out` holds a harvest of other settings, text or model, if there is too little disk or no text; Busy if another
-    process writes there. on_progress: (tokens done, tokens in all).
+    Run again, it continues a harvest that was stopped, and does nothing if it is finished; with any number of
+    processes, which must see the same `out`. Raises InputError if `out` holds a harvest of other settings, text or
+    model, if there is too little disk or no text; Busy if another run writes there. on_progress: (tokens done, in all).
     """
     out = Path(out)
-    manifest = _manifest(subject, config)
-    known = _continue(out, manifest) if (out / MANIFEST).exists() else manifest
-    if known["finished"]:
+    manifest = new_manifest(subject, config)
+    if ranks.first and (out / MANIFEST).exists() and continued(out, manifest)["finished"]:
+        ranks.told(True)
+        return out
+    if not ranks.first:
+        if not ranks.told(False):
+            _run(subject, config, out, manifest, ranks, None)
         return out
     with directory_lock(out):
-        manifest = _continue(out, manifest) if (out / MANIFEST).exists() else manifest
-        if not manifest["finished"]:
-            _run(subject, config, out, manifest, on_progress)
+        manifest = continued(out, manifest) if (out / MANIFEST).exists() else manifest
+        if not ranks.told(manifest["finished"]):
+            _run(subject, config, out, manifest, ranks, on_progress)
     return out
 
 
 def _run(
-    subject: Subject,
-    config: HarvestConfig,
-    out: Path,
-    manifest: dict[str, Any],
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
-    for orphan in out.glob(".*.tmp"):  # of a run that was killed; the lock says nobody writes here now
-        orphan.unlink()
-    T, done = config.context, sum(shard["contexts"] for shard in manifest["shards"])
+    subject: Subject, config: HarvestConfig, out: Path, manifest: dict[str, Any], ranks: Ranks,
+    on_progress: Progress | None,
+) -> None:  # fmt: skip
+    T, size = config.context, config.shard_contexts
     total = max(1, config.tokens // T)
-    width = 2 if subject.dtype.itemsize == 2 else 4
-    require_disk(out, int((total - done) * T * (len(config.layers) * (subject.d_model * width + 1) + 4) * 1.02))
-    # the packed stream is the same each time: contexts of finished shards are packed again, but not read again
+    if ranks.first:
+        _prepare(subject, config, out, manifest, ranks, total)
+    number = ranks.told(len(manifest["shards"]))
+    _share_norms(manifest, ranks)
+    begun, before, seen = time.monotonic(), manifest["seconds"], number * size
+    # the packed stream is the same each time: contexts of other shards are packed again, but not read again
     stream = pack(subject, documents(config.text, seed=config.seed), T)
-    contexts = ahead(itertools.islice(stream, done, total), 4 * config.batch_contexts)
+    contexts = ahead(itertools.islice(stream, seen, total), 4 * config.batch_contexts)
     try:
-        for number in itertools.count(len(manifest["shards"])):
-            started = time.monotonic()
-            size = min(config.shard_contexts, total - done)
-            first = next(contexts, None) if size else None
-            if first is None:
+        while seen < total:
+            wanted = min(size, total - seen)
+            if number % ranks.size != ranks.rank or is_noted(out, number):
+                found = sum(1 for _ in itertools.islice(contexts, wanted))
+            elif (first := next(contexts, None)) is None:
                 break
-            chosen = itertools.chain([first], itertools.islice(contexts, size - 1))
-            batches = ahead(_forward(subject, config, chosen), 2)
-            name = f"shard_{number:05d}.h5"
-            shard = _write_shard(out / name, batches, size, subject, config, manifest, done, total, on_progress)
-            done += shard["contexts"]
-            manifest["shards"].append({"file": name, **shard})
-            manifest["contexts"] = done
-            manifest["seconds"] += time.monotonic() - started
-            manifest["tokens_per_second"] = round(done * T / max(manifest["seconds"], 1e-9), 1)
-            write_json(out / MANIFEST, manifest)
-            if shard["contexts"] < size:
+            else:
+                chosen = itertools.chain([first], itertools.islice(contexts, wanted - 1))
+                batches = ahead(_forward(subject, config, chosen), 2)
+                path = out / shard_file(number)
+                shard = _write_shard(path, batches, wanted, subject, config, manifest, seen, total, on_progress)
+                found = shard["contexts"]
+                if number == len(manifest["shards"]) and ranks.first:
+                    seconds = before + time.monotonic() - begun
+                    list_shards(out, manifest, [{"file": path.name, **shard}], seconds)
+                else:
+                    write_note(out, number, shard)
+            if ranks.first:
+                take_notes(out, manifest, before + time.monotonic() - begun)
+            seen, number = seen + found, number + 1
+            if found < wanted:
                 break
     finally:
         contexts.close()  # type: ignore[attr-defined]
-    if not done:
+    ranks.wait()
+    if ranks.first:
+        take_notes(out, manifest, before + time.monotonic() - begun)
+        _end(config, out, manifest, seen, total)
+    ranks.wait()
+
+
+def _prepare(
+    subject: Subject, config: HarvestConfig, out: Path, manifest: dict[str, Any], ranks: Ranks, total: int
+) -> None:
+    """What the first process does before the others may start."""
+    for orphan in out.glob(".*.tmp"):  # of a run that was killed; the lock says nobody writes here now
+        orphan.unlink()
+    if not (out / MANIFEST).exists():
+        for orphan in out.glob("shard_*.json"):
+            orphan.unlink()
+    take_notes(out, manifest, manifest["seconds"])
+    T, width = config.context, 2 if subject.dtype.itemsize == 2 else 4
+    left = total - manifest["contexts"]
+    require_disk(out, int(left * T * (len(config.layers) * (subject.d_model * width + 1) + 4) * 1.02))
+    if ranks.size > 1 and not manifest["sink_norm"]:  # one process finds them in its first shard
+        stream = pack(subject, documents(config.text, seed=config.seed), T)
+        contexts = itertools.islice(stream, min(total, SINK_CONTEXTS, config.shard_contexts))
+        norms = [batch.norms for batch in _forward(subject, config, contexts)]
+        if norms:
+            for layer in config.layers:
+                norms_NT = np.concatenate([norms_BT[layer] for norms_BT in norms])
+                _settle(norms_NT, layer, manifest, first=first_usable(subject))
+        write_json(out / MANIFEST, manifest)  # before any note
+
+
+def _share_norms(manifest: dict[str, Any], ranks: Ranks) -> None:
+    """Every process marks sinks by the first one's norms."""
+    if ranks.size > 1:
+        for name in ("median_norm", "sink_norm"):
+            norms = [manifest[name].get(str(layer), math.nan) for layer in manifest["layers"]]
+            told = torch.tensor(norms, dtype=torch.float64)
+            ranks.copy([told])
+            manifest[name] = {str(layer): norm for layer, norm in zip(manifest["layers"], told.tolist(), strict=True)}
+
+
+def _end(config: HarvestConfig, out: Path, manifest: dict[str, Any], seen: int, total: int) -> None:
+    T, done = config.context, manifest["contexts"]
+    if not seen:
+        (out / MANIFEST).unlink(missing_ok=True)
         raise InputError(f"the text is shorter than one context of {T} tokens", do="pass more text")
+    if done < seen:
+        do = "let all processes write to one shared directory"
+        raise InputError(f"lacks {seen - done} contexts that another process read", where=out, do=do)
     if done < total:
         log.warning("the text ended after %d tokens, %d were asked for", done * T, config.tokens)
     manifest["finished"] = True
@@ -124,16 +189,9 @@ def _stored(x_BTD: torch.Tensor) -> np.ndarray:
 
 
 def _write_shard(
-    path: Path,
-    batches: Iterator[Batch],
-    size: int,
-    subject: Subject,
-    config: HarvestConfig,
-    manifest: dict[str, Any],
-    before: int,
-    total: int,
-    on_progress: Callable[[int, int], None] | None,
-) -> dict[str, Any]:
+    path: Path, batches: Iterator[Batch], size: int, subject: Subject, config: HarvestConfig,
+    manifest: dict[str, Any], before: int, total: int, on_progress: Progress | None,
+) -> dict[str, Any]:  # fmt: skip
     """Write up to `size` contexts, batch by batch; the count of contexts and of usable tokens per layer."""
     import h5py
 
@@ -172,7 +230,9 @@ def _write_shard(
             usable_count = {}
             for layer in config.layers:
                 norms_NT = np.concatenate(norms[layer])
-                usable_NT = _usable(norms_NT, layer, manifest, first=max(1, len(subject.prefix_ids)))
+                if str(layer) not in manifest["sink_norm"]:
+                    _settle(norms_NT, layer, manifest, first=first_usable(subject))
+                usable_NT = usable(norms_NT, manifest["sink_norm"][str(layer)], first=first_usable(subject))
                 file.create_dataset(f"layer_{layer}/usable", data=usable_NT, fletcher32=True)
                 usable_count[str(layer)] = int(usable_NT.sum())
     finally:
@@ -180,136 +240,31 @@ def _write_shard(
     return {"contexts": at, "usable": usable_count}
 
 
-class Tolerant:
-    """A binary file that HDF5 writes to, which remembers a failed write instead of failing: `check` raises it.
-
-    The HDF5 library, when the disk is full, cannot close its file and later crashes the whole process. So it is told
-    that all went well, its file is closed and thrown away, and the error is raised from here.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b", buffering=0)
-        self._error: OSError | None = None
-
-    def __enter__(self) -> Tolerant:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._file.close()
-        if kind is None:
-            self.check()
-
-    def check(self) -> None:
-        """Raise OSError if a write has failed."""
-        if self._error:
-            raise self._error
-
-    def write(self, data: memoryview) -> int:
-        size, done = len(data), 0
-        try:
-            while done < size and not self._error:
-                done += self._file.write(data[done:])
-        except OSError as error:
-            self._error = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return self._file.truncate(size)
-        except OSError as error:
-            self._error = error
-            return size or 0
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size) or b""
-
-    def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer) or 0
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def flush(self) -> None:
-        """Nothing is buffered here."""
+# ---------------------------------------------------------------- which tokens count
+def first_usable(subject: Subject) -> int:
+    """The position of the first token that can count: after the prefix, and never the first one."""
+    return max(1, len(subject.prefix_ids))
 
 
-def _usable(norms_NT: np.ndarray, layer: int, manifest: dict[str, Any], *, first: int) -> np.ndarray:
-    """Which tokens count; the first shard also settles the layer's sink threshold."""
-    key = str(layer)
-    if key not in manifest["sink_norm"]:
-        sample = norms_NT[:SINK_CONTEXTS, first:]
-        sample = sample[np.isfinite(sample)]
-        median = float(np.median(sample)) if sample.size else math.nan
-        if not median > 0:
-            raise InputError(f"the residual stream of layer {layer} is not finite", do="use --dtype float32")
-        manifest["median_norm"][key] = median
-        manifest["sink_norm"][key] = manifest["config"]["sink_multiple"] * median
-    usable_NT = norms_NT <= manifest["sink_norm"][key]  # False for NaN
+def median_norm(norms_NT: np.ndarray, layer: int, *, first: int) -> float:
+    """The median norm over the first contexts of a text. Raises InputError if the stream is not finite."""
+    sample = norms_NT[:SINK_CONTEXTS, first:]
+    sample = sample[np.isfinite(sample)]
+    median = float(np.median(sample)) if sample.size else math.nan
+    if not median > 0:
+        raise InputError(f"the residual stream of layer {layer} is not finite", do="use --dtype float32")
+    return median
+
+
+def usable(norms_NT: np.ndarray, sink_norm: float, *, first: int) -> np.ndarray:
+    """Which tokens are neither first, prefix nor sink."""
+    usable_NT = norms_NT <= sink_norm  # False for NaN
     usable_NT[:, :first] = False
     return usable_NT
 
 
-# ---------------------------------------------------------------- the manifest
-def _manifest(subject: Subject, config: HarvestConfig) -> dict[str, Any]:
-    """The manifest of a harvest that has not begun. Raises InputError for settings that cannot work."""
-    if not config.layers:
-        raise InputError("no layer to read", do="pass --layers, such as --layers 18")
-    hooks = {str(layer): subject.hook_point(layer) for layer in config.layers}
-    if config.context > subject.context:
-        raise InputError(f"context is {config.context}, {subject.name} takes at most {subject.context} tokens")
-    if config.context <= len(subject.prefix_ids) + 1:
-        raise InputError(f"context is {config.context}, the prefix alone takes {len(subject.prefix_ids)} tokens")
-    return {
-        "format": KIND,
-        "format_version": VERSION,
-        "saefeat": __version__,
-        "finished": False,
-        "subject": {"name": subject.name, **subject.fingerprint.to_dict()},
-        "prefix_ids": list(subject.prefix_ids),
-        "hook_points": hooks,
-        "layers": list(config.layers),
-        "d_model": subject.d_model,
-        "context": config.context,
-        "dtype": str(subject.dtype).removeprefix("torch."),
-        "config": {**to_dict(config), "text": list(map(str, config.text)), "layers": list(config.layers)},
-        "text": source_fingerprints(config.text),
-        "seed": config.seed,
-        "median_norm": {},
-        "sink_norm": {},
-        "contexts": 0,
-        "shards": [],
-        "seconds": 0.0,
-        "tokens_per_second": 0.0,
-        "machine": {"device": str(subject.device), "torch": torch.__version__, "python": platform.python_version()},
-    }
-
-
-def _continue(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The manifest in `out` if it is of the same harvest as `wanted`. Raises InputError saying what differs."""
-    known = read_json(out / MANIFEST, kind=KIND, version=VERSION)
-    do = "choose another --out, or delete this one"
-    for name in SAME:
-        ours, theirs = wanted["config"].get(name), known["config"].get(name)
-        if ours != theirs:
-            raise InputError(f"holds a harvest with {name} = {_short(theirs)}, not {_short(ours)}", where=out, do=do)
-    for name, what in (("subject", "model"), ("dtype", "dtype"), ("text", "text")):
-        if wanted[name] != known[name]:
-            raise InputError(
-                f"holds a harvest of another {what}: {_short(known[name])}, not {_short(wanted[name])}",
-                where=out, do=do,
-            )  # fmt: skip
-    for shard in known["shards"]:
-        if not (out / shard["file"]).is_file():
-            raise InputError(f"has lost its file {shard['file']}", where=out, do="delete the directory and run again")
-    return known
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(map(str, value)) + "]"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
-    return str(value)
+def _settle(norms_NT: np.ndarray, layer: int, manifest: Mapping[str, Any], *, first: int) -> None:
+    """The first contexts settle the layer's sink threshold."""
+    median = median_norm(norms_NT, layer, first=first)
+    manifest["median_norm"][str(layer)] = median
+    manifest["sink_norm"][str(layer)] = manifest["config"]["sink_multiple"] * median

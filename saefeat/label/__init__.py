@@ -15,7 +15,7 @@ from saefeat.label.geometry import (
     unit_rows,
 )
 from saefeat.label.kinds import KINDS, Kinds, kinds, sentence
-from saefeat.label.label import label, read_manifest, read_prototypes, top_k
+from saefeat.label.label import is_labelled, label, label_inputs, read_manifest, read_prototypes, top_k
 from saefeat.label.lexical import (
     CARRIERS,
     Lexical,
@@ -85,9 +85,11 @@ __all__ = [
     "fit_prototypes",
     "gram",
     "heldout_scores",
+    "is_labelled",
     "kinds",
     "label",
     "label_features",
+    "label_inputs",
     "lexical",
     "max_t",
     "mean_auroc",

@@ -59,13 +59,7 @@ def label(
     train = corpus.on_topics(config.topics) if config.topics else corpus
     ratings = load_ratings(config.ratings or None).of(corpus.emotions)
     corpora = {readout.name: corpora_of(readout, corpus) for readout in readouts}
-    inputs = fingerprint(
-        [
-            subject.fingerprint.to_dict(), str(subject.dtype), list(weights.values()),
-            [[one.fingerprint for one in own] for own in corpora.values()], [to_dict(r) for r in readouts],
-            to_dict(config), [r.tolist() for r in ratings],
-        ]
-    )  # fmt: skip
+    inputs = label_inputs(subject, list(weights.values()), corpus, config)
     with directory_lock(out):
         if _is_done(out, inputs):
             logger.info("%s: labels are up to date", out)
@@ -121,6 +115,25 @@ def label(
         }
         write_json(out / "manifest.json", manifest)
     return out
+
+
+def label_inputs(subject: Subject, weights: Sequence[str], corpus: StoryCorpus, config: LabelConfig) -> str:
+    """The fingerprint of all that settles a label directory; weights: the checksums of the SAEs. Reads nothing else."""
+    readouts = config.readouts or default_readouts(corpus)
+    corpora = [corpora_of(readout, corpus) for readout in readouts]
+    ratings = load_ratings(config.ratings or None).of(corpus.emotions)
+    return fingerprint(
+        [
+            subject.fingerprint.to_dict(), str(subject.dtype), list(weights),
+            [[one.fingerprint for one in own] for own in corpora], [to_dict(r) for r in readouts],
+            to_dict(config), [r.tolist() for r in ratings],
+        ]
+    )  # fmt: skip
+
+
+def is_labelled(out: Path | str, inputs: str) -> bool:
+    """Whether `out` is a whole label directory of these inputs (`label_inputs`). Nothing is written."""
+    return _is_done(Path(out), inputs)
 
 
 def top_k(scores_NE: np.ndarray, emotion_N: np.ndarray) -> dict[str, float]:

@@ -6,7 +6,7 @@ x - b_dec if the file says so. Names and conventions are SAELens'.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class SAE:
     threshold_F: Tensor | None = None
     """jumprelu: a feature is active where its pre-activation exceeds this."""
     k: int | None = None
-    """topk: how many features are active."""
+    """topk, groupmax: how many features are active."""
     architecture: str = "jumprelu"
     cfg: dict[str, Any] = field(default_factory=dict)
 
@@ -66,8 +66,8 @@ class SAE:
 
     def to(self, device: torch.device | str) -> SAE:
         """The same SAE on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return SAE(**{**vars(self), **moved})
+        moved: dict[str, Any] = {n: value.to(device) for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)  # of the same class
 
     @torch.no_grad()
     def encode(self, x_ND: Tensor) -> Tensor:
@@ -84,6 +84,11 @@ class SAE:
             scale_F = self.W_dec_FD.norm(dim=1) if self.cfg.get("rescale_acts_by_decoder_norm") else None
             pre_NF = pre_NF if scale_F is None else pre_NF * scale_F
             value_NK, index_NK = pre_NF.relu_().topk(self.k, dim=1)
+            return torch.zeros_like(pre_NF).scatter_(1, index_NK, value_NK)
+        if self.architecture == "groupmax":  # of k groups of neighbouring features, the largest of each
+            assert self.k is not None
+            value_NK, index_NK = pre_NF.relu_().unflatten(1, (self.k, -1)).max(dim=2)
+            index_NK += torch.arange(0, self.n_features, self.n_features // self.k, device=pre_NF.device)
             return torch.zeros_like(pre_NF).scatter_(1, index_NK, value_NK)
         return pre_NF.relu_()
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from saefeat.errors import InputError
-from saefeat.harvest import ActivationStore
+from saefeat.harvest import Source
 from saefeat.sae.model import SAE
 from saefeat.subject import Subject
 
 
-def quality(sae: SAE, store: ActivationStore, subject: Subject, *, share: float, max_tokens: int) -> dict[str, Any]:
-    """Figures over at most `max_tokens` tokens of the last `share` of a harvest's contexts, which training never saw.
+def quality(sae: SAE, store: Source, subject: Subject, *, share: float, max_tokens: int) -> dict[str, Any]:
+    """Figures over at most `max_tokens` tokens of the last `share` of a source's contexts, which training never saw.
 
     explained_variance = 1 - Σ|x - x̂|² / Σ|x - x̄|² over usable tokens (neither first nor sink). ce_*: mean next-token
     cross-entropy in nats, with usable positions of the residual stream left alone, replaced by x̂, or by zero;
@@ -51,7 +51,7 @@ def quality(sae: SAE, store: ActivationStore, subject: Subject, *, share: float,
         if n >= max_tokens:
             break
     if n < 2:
-        raise InputError("holds too few held-out tokens to measure an SAE on", where=store.directory, do="harvest more")
+        raise InputError("holds too few held-out tokens to measure an SAE on", where=store.where, do="harvest more")
     variance = squares - float(total_D.square().sum()) / n
     ce = {name: value / max(contexts, 1) for name, value in ce.items()}
     return {

@@ -7,20 +7,29 @@ auxiliary loss in which the largest dead features reconstruct what is left over 
 The norm only decides what stays: (h * norm) @ (W_dec / norm) is h @ W_dec. So with A kept entries (row, column, h),
 A = N*k of N*F, everything after the encoder is a sum over A rows of a matrix, and so is every gradient. The gradients
 are written out; only the encoder (and the auxiliary loss) multiplies dense matrices.
+
+Of a batch that several processes share (`Ranks`), N rows in all, each step sees its own rows, keeps what the whole
+batch keeps, and returns its part of the sums; `summed` adds the parts up to what one process would have found.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from saefeat.harvest import ALONE, Ranks
+
 SAMPLE_ROWS = 64
-SAMPLE_MARGIN = 1.25
+SAMPLE_MARGINS = (1.25, 2.5, math.inf)
+"""How many more entries than stay are looked through: at first, and where the sample of rows misled, on and on."""
 ROUNDING = 2.0**-7
+DIGITS = ((20, 11), (10, 10), (0, 10))
+"""(lowest bit, bits) of the three digits of a positive float32."""
 
 
 class Params(NamedTuple):
@@ -58,30 +67,66 @@ class Step:
     smallest: float | None
 
 
-def batch_top_k(pre_NF: Tensor, bias_F: Tensor, norm_F: Tensor, total: int) -> Kept:
+def batch_top_k(pre_NF: Tensor, bias_F: Tensor, norm_F: Tensor, total: int, ranks: Ranks = ALONE) -> Kept:
     """The `total` largest positive entries of (pre + bias) * norm over the whole batch; ties at the cut all stay.
 
+    The batch is that of all processes, and what is returned, but for `smallest`, are the entries of this one.
+
     Exact without a sort of N x F numbers: a sample of rows says about where the cut lies, entries above a lower floor
-    are few, and the order statistic is taken among those. If they are fewer than `total`, the floor drops to zero.
+    are few, and the order statistic is taken among those. If they are fewer than `total`, the floor drops, at last to
+    zero.
     """
     N, F = pre_NF.shape
     sample = ((pre_NF[:: max(1, N // SAMPLE_ROWS)].float() + bias_F) * norm_F).flatten()
-    rank = int(SAMPLE_MARGIN * total * len(sample) / pre_NF.numel()) + 16
-    guess = float(sample.kthvalue(len(sample) - rank).values) if rank < len(sample) else 0.0
-    for floor in sorted({max(guess, 0.0), 0.0}, reverse=True):
+    for margin in SAMPLE_MARGINS:
+        floor = 0.0
+        if (rank := margin * total * len(sample) / (pre_NF.numel() * ranks.size) + 16) < len(sample):
+            floor = max(mean(float(sample.kthvalue(len(sample) - int(rank)).values), pre_NF.device, ranks), 0.0)
         # (pre + bias) * norm > floor, as a compare in the dtype of pre; the slack covers the rounding of that dtype
         bound_F = floor / norm_F - bias_F - ROUNDING * (floor / norm_F + bias_F.abs())
         at_A = (pre_NF >= bound_F.to(pre_NF.dtype)).flatten().nonzero().squeeze(1)
         column_A = at_A % F
         h_A = pre_NF.flatten()[at_A].float() + bias_F[column_A]
         scaled_A = h_A * norm_F[column_A]
-        above = int((scaled_A > floor).sum())
-        if above >= total:
+        count = (scaled_A > floor).sum()
+        ranks.add([count])
+        above = int(count)
+        if above >= total or not floor:
             break
-    cut = float(scaled_A.kthvalue(len(scaled_A) - total + 1).values) if above >= total else floor
+    cut = kth_largest(scaled_A, total, floor, ranks) if above >= total else floor
     stays_A = (scaled_A >= cut) & (scaled_A > 0)
-    smallest = float(scaled_A[stays_A].min()) if stays_A.any() else None
-    return Kept(at_A[stays_A] // F, column_A[stays_A], h_A[stays_A], smallest)
+    least = ranks.least(float(scaled_A[stays_A].min()) if stays_A.any() else math.inf)
+    return Kept(at_A[stays_A] // F, column_A[stays_A], h_A[stays_A], least if math.isfinite(least) else None)
+
+
+def mean(value: float, device: torch.device, ranks: Ranks) -> float:
+    """The mean of the processes' values."""
+    if ranks.size == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    ranks.add([total])
+    return float(total) / ranks.size
+
+
+def kth_largest(values_A: Tensor, k: int, floor: float, ranks: Ranks) -> float:
+    """The k-th largest of all processes' float32 values; at least k of them lie above `floor`, which is at least 0.
+
+    Positive floats sort as their bits do. So three histograms, of the highest 11 bits and, among the values that share
+    them with the one sought, of the next 10 and the last 10, summed over the processes, spell it out: 28 kB are sent.
+    """
+    if ranks.size == 1:
+        return float(values_A.kthvalue(len(values_A) - k + 1).values)
+    bits_A, found = values_A[values_A > floor].view(torch.int32), 0
+    for lowest, width in DIGITS:
+        digit_A = (bits_A >> lowest) & (2**width - 1)
+        counts = torch.bincount(digit_A, minlength=2**width)
+        ranks.add([counts])
+        at_least = counts.flip(0).cumsum(0).flip(0)  # how many have this digit or a larger one
+        digit = int((at_least >= k).sum()) - 1
+        k -= int(at_least[digit] - counts[digit])
+        found |= digit << lowest
+        bits_A = bits_A[digit_A == digit]
+    return float(torch.tensor(found, dtype=torch.int32).view(torch.float32))
 
 
 def weighted_rows(M_RD: Tensor, row_A: Tensor, weight_A: Tensor, owner_A: Tensor, n: int) -> Tensor:
@@ -103,19 +148,20 @@ def row_products(X_ND: Tensor, M_RD: Tensor, row_A: Tensor, owner_A: Tensor) -> 
 @torch.no_grad()
 def step(
     params: Params, x_ND: Tensor, k: int, *, widths: tuple[int, ...] = (), dead_F: Tensor | None = None,
-    aux_coefficient: float = 0.0, compute: torch.dtype = torch.float32,
+    aux_coefficient: float = 0.0, compute: torch.dtype = torch.float32, ranks: Ranks = ALONE,
 ) -> Step:  # fmt: skip
-    """Loss and gradients of a batch x_ND (float32).
+    """Loss and gradients of a batch x_ND (float32), or of this process's rows of it, of which each has as many.
 
     widths: nested dictionaries of Matryoshka, rising, the last one F; (): plain. dead_F: which features count as
     dead. compute: dtype of the dense matmuls.
     """
     W_enc_FD, b_enc_F, W_dec_FD, b_dec_D = params
     (N, _), F = x_ND.shape, len(b_enc_F)
+    N_all = N * ranks.size
     norm_F = W_dec_FD.norm(dim=1)
     centred_ND = x_ND - b_dec_D
     pre_NF = centred_ND.to(compute) @ W_enc_FD.to(compute).T
-    row_A, column_A, h_A, smallest = batch_top_k(pre_NF, b_enc_F, norm_F, k * N)
+    row_A, column_A, h_A, smallest = batch_top_k(pre_NF, b_enc_F, norm_F, k * N_all, ranks)
 
     # reconstructions of the nested dictionaries, and each one's gradient dloss/dx̂ = -2 (x - x̂) / N
     xhat_ND, loss, slopes = b_dec_D, x_ND.new_zeros(()), []
@@ -124,9 +170,9 @@ def step(
         a = slice(None) if (low, high) == (0, F) else ((column_A >= low) & (column_A < high)).nonzero().squeeze(1)
         xhat_ND = xhat_ND + weighted_rows(W_dec_FD, column_A[a], h_A[a], row_A[a], N)
         residual_ND = x_ND - xhat_ND
-        mse = residual_ND.square().sum() / N
+        mse = residual_ND.square().sum() / N_all
         loss = loss + mse
-        slopes.append(residual_ND * (-2 / N))
+        slopes.append(residual_ND * (-2 / N_all))
 
     # a feature is part of its own dictionary and all larger ones: it sees the sum of their gradients
     by_column = column_A.argsort(stable=True)
@@ -157,8 +203,8 @@ def step(
         stays_NX = torch.zeros_like(h_NX, dtype=torch.bool).scatter_(1, where_NK, True)
         z_NX = h_NX * stays_NX
         miss_ND = (z_NX.to(compute) @ W_low_XD).float() - residual_ND
-        aux = weight * miss_ND.square().sum() / N
-        slope_ND = (miss_ND * (2 * weight / N)).to(compute)
+        aux = weight * miss_ND.square().sum() / N_all
+        slope_ND = (miss_ND * (2 * weight / N_all)).to(compute)
         dz_NX = (slope_ND @ W_low_XD.T).float() * stays_NX
         gW_dec_FD[dead_X] += (z_NX.to(compute).T @ slope_ND).float()
         gW_enc_FD[dead_X] += (dz_NX.to(compute).T @ centred_ND.to(compute)).float()
@@ -167,3 +213,9 @@ def step(
     gb_dec_D -= gb_enc_F @ W_enc_FD  # through the centring of the input
     gradients = Params(gW_enc_FD, gb_enc_F, gW_dec_FD, gb_dec_D)
     return Step(loss + aux, mse, aux, gradients, torch.bincount(column_A, minlength=F), smallest)
+
+
+def summed(result: Step, ranks: Ranks) -> Step:
+    """What the processes' steps are together: loss, gradients and counts added up, in place."""
+    ranks.add([*result.gradients, result.loss, result.mse, result.aux, result.fires_F])
+    return result

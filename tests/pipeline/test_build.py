@@ -13,8 +13,7 @@ import pytest
 from saefeat.atlas import Atlas
 from saefeat.config import BuildConfig, HarvestConfig, LabelConfig, SubjectConfig, TrainConfig
 from saefeat.errors import InputError
-from saefeat.pipeline import build, plan
-from saefeat.subject import load_subject
+from saefeat.pipeline import build
 from tests.tiny import TEXT
 from tests.tiny_atlas import write_corpus, write_model
 
@@ -86,21 +85,15 @@ def test_a_build_killed_in_every_stage_continues_and_a_finished_one_is_reused(in
     assert files_of(out) == before
 
 
-def test_a_dry_run_says_what_it_takes_and_writes_nothing(inputs: Path, tmp_path: Path) -> None:
-    process = run("build", str(inputs / "mine.toml"), "--out", str(tmp_path / "out"), "--dry-run", "--json")
-    told = json.loads(process.communicate()[0])
-    assert told["tokens_harvested"] == 6000
-    assert told["disk_bytes"] > 6000 * 32 * 4
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("harvest", "train", "message"),
     [
         (HarvestConfig(), TrainConfig(), "no layer to read"),
         (HarvestConfig(layers=(0, 1)), TrainConfig(), "harvested are"),
         (HarvestConfig(layers=(1,)), TrainConfig(layer=2), "train.layer is 2"),
-        (HarvestConfig(layers=(7,)), TrainConfig(), "layer"),
+        (HarvestConfig(layers=(7,)), TrainConfig(), "has no layer 7"),
+        (HarvestConfig(layers=(1,), tokens=1000), TrainConfig(), "harvest.tokens = 1000 are fewer than one batch"),
+        (HarvestConfig(layers=(1,)), TrainConfig(tokens=1000), "train.tokens = 1000 are fewer than one batch"),
     ],
 )
 def test_a_layer_that_cannot_be_is_said_before_any_work(
@@ -115,11 +108,3 @@ def test_a_layer_that_cannot_be_is_said_before_any_work(
     with pytest.raises(InputError, match=message):
         build(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_plan_counts_a_harvested_byte_as_it_will_be(inputs: Path) -> None:
-    subject = load_subject(str(inputs / "model"), device="cpu", dtype="float32")
-    config = BuildConfig(
-        harvest=HarvestConfig(layers=(0, 2), tokens=1000), train=TrainConfig(layer=2, features=64, k=4)
-    )
-    assert plan(config, subject).disk_bytes >= 1000 * subject.d_model * 4 * 2

@@ -54,7 +54,7 @@ def test_a_top_k_sae_of_sae_lens_is_read(tmp_path: Path) -> None:
     assert torch.allclose(ours.encode(x_ND), theirs.encode(x_ND), rtol=1e-4, atol=1e-6)
 
 
-def test_a_gated_sae_is_read_through_sae_lens(tmp_path: Path) -> None:
+def test_a_gated_sae_is_read_as_the_jumprelu_sae_it_equals(tmp_path: Path) -> None:
     from sae_lens import SAE as LensSAE
     from sae_lens import GatedTrainingSAE, GatedTrainingSAEConfig
 
@@ -66,7 +66,7 @@ def test_a_gated_sae_is_read_through_sae_lens(tmp_path: Path) -> None:
     ours, theirs = load_sae(tmp_path), LensSAE.load_from_disk(str(tmp_path))
     x_ND = torch.randn(50, D)
     acts_NF = ours.encode(x_ND)
-    assert ours.architecture == "gated"
+    assert ours.architecture == "jumprelu"
     assert (ours.d_model, ours.n_features) == (D, F)
     assert (acts_NF > 0).any()
     torch.testing.assert_close(acts_NF, theirs.encode(x_ND))
