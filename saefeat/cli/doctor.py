@@ -36,7 +36,7 @@ class Finding:
 @click.pass_obj
 def command(settings: Settings, as_json: bool) -> None:
     """What is installed, found and missing, and the command that mends it. Exits with 1 if something is missing."""
-    findings = [*libraries(), machine(), disk(), *models(), *atlases()]
+    findings = [*libraries(), machine(), disk(), *models(), *atlases(), *steering(settings)]
     rows = [["ok" if f.ok else "missing", f.what, f.found, f.mend] for f in findings]
     emit([asdict(f) for f in findings], lambda: table(["", "what", "found", "to mend it"], rows), as_json=as_json)
     if not all(f.ok for f in findings):
@@ -102,3 +102,24 @@ def atlases() -> list[Finding]:
     names = [str(entry["name"]) for entry in list_atlases()]
     mend = "" if names else "saefeat demo"
     return [Finding(what="atlases", found=", ".join(names) or "none", ok=bool(names), mend=mend)]
+
+
+def steering(settings: Settings) -> list[Finding]:
+    """Whether steering acts on every generated token of the default model, if that is there (a few are written)."""
+    from saefeat.errors import SaefeatError
+    from saefeat.subject import is_fetched, load_subject, recipes
+
+    name = recipes()[0].name
+    if not is_fetched(name):
+        return []
+    from saefeat.causal import selftest
+
+    try:
+        done = selftest(load_subject(name, device=settings.device, dtype="float32"))  # rounding hides faults
+    except SaefeatError as error:
+        return [Finding(what="steering", found=f"cannot be tested: {error}", ok=False, mend="see above")]
+    if not done.passed:
+        mend = "install the versions of constraints.txt"
+        return [Finding(what="steering", found="fails: " + "; ".join(done.problems), ok=False, mend=mend)]
+    found = f"passes: every generated token is reached, cached and uncached agree ({done.difference:.0e} of the effect)"
+    return [Finding(what="steering", found=found)]

@@ -4,7 +4,7 @@ from saefeat.corpus.check import Problem, check_corpus, corpus_stats
 from saefeat.corpus.documents import Document, documents, source_fingerprints
 from saefeat.corpus.ratings import Ratings, load_ratings
 from saefeat.corpus.stories import Neutral, Story, StoryCorpus, emotion_name, load_corpus
-from saefeat.corpus.texts import TextItem, read_texts
+from saefeat.corpus.texts import TextItem, read_texts, text_or_messages
 
 __all__ = [
     "Document",
@@ -22,4 +22,5 @@ __all__ = [
     "load_ratings",
     "read_texts",
     "source_fingerprints",
+    "text_or_messages",
 ]

@@ -1,11 +1,12 @@
 """The report of an evaluation: one dict of results as text for the terminal, as Markdown, as a single HTML file.
 
-results = {"atlas", "subject", "saefeat", "seed", "seconds", "machine", "train_topics", "test_topics", "command": what
-ran; "data": [{"name", "sha256", "rows", "given", "source"}]: what it ran on; "sections": [{"id", "title", "about",
-"columns", "unit" (or "units", one a column): "percent" of a share, "auroc" or "number", "rows": [{"name", "values",
-"own", "null"}], "figure": a file's name or None, "notes"}]}. A value is a number, {"value", "low", "high"}, None for
-what is not known, or a string that says why there is none. What is missing is shown as a dash, and what an older or
-newer saefeat wrote beside this is shown as it stands.
+results = {"title": what this is a report of ('Evaluation' if it is not said); "atlas", "subject", "saefeat", "seed",
+"seconds", "machine", "train_topics", "test_topics", "command": what ran; "data": [{"name", "sha256", "rows", "given",
+"source"}]: what it ran on; "sections": [{"id", "title", "about", "columns", "unit" (or "units", one a column):
+"percent" of a share, "auroc" or "number", "rows": [{"name", "values", "own", "null"}], "figure": a file's name or
+None, "notes"}]}. A value is a number, {"value", "low", "high"}, None for what is not known, or a string that says why
+there is none. What is missing is shown as a dash, and what an older or newer saefeat wrote beside this is shown as it
+stands.
 """
 
 from __future__ import annotations
@@ -166,6 +167,10 @@ def _sections(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]
     return list(anchors.items())
 
 
+def _heading(results: Mapping[str, Any]) -> str:
+    return _line(results.get("title") or "Evaluation")
+
+
 def _title(section: Mapping[str, Any]) -> str:
     return _line(section.get("title") or section.get("id") or "Untitled")
 
@@ -197,7 +202,7 @@ def _brackets(results: Mapping[str, Any]) -> str:
 
 def _facts(results: Mapping[str, Any]) -> dict[str, str]:
     """What ran, on what, for how long; whatever else stands beside it as well."""
-    apart = ("format", "format_version", "data", "sections", "command")
+    apart = ("format", "format_version", "title", "data", "sections", "command")
     facts = {key.replace("_", " "): _fact(v) for key, v in results.items() if key not in apart and v is not None}
     if _known(results.get("seconds")):
         minutes, seconds = divmod(round(results["seconds"]), 60)
@@ -224,7 +229,7 @@ def _data(results: Mapping[str, Any]) -> list[list[str]]:
 # ---------------------------------------------------------------- text
 def as_text(results: Mapping[str, Any]) -> str:
     """Plain tables for the terminal; saefeat's own rows are marked with an asterisk."""
-    blocks = [f"Evaluation of {results.get('atlas') or 'an SAE'}"]
+    blocks = [f"{_heading(results)} of {results.get('atlas') or 'an SAE'}"]
     for _, section in _sections(results):
         lines = [_title(section), *_wrapped(section.get("about"))]
         columns, rows = _table(section)
@@ -268,7 +273,7 @@ def _wrapped(text: Any, bullet: str = "") -> list[str]:
 # ---------------------------------------------------------------- Markdown
 def as_markdown(results: Mapping[str, Any]) -> str:
     """GitHub's Markdown, figures as links to files beside it; own rows bold, nulls and baselines in italics."""
-    parts = [f"# Evaluation of {_md(results.get('atlas') or 'an SAE')}"]
+    parts = [f"# {_md(_heading(results))} of {_md(results.get('atlas') or 'an SAE')}"]
     for _, section in _sections(results):
         parts += [f"## {_md(_title(section))}", _md(section.get("about") or "")]
         columns, rows = _table(section)
@@ -305,7 +310,7 @@ def _md(text: Any) -> str:
 # ---------------------------------------------------------------- HTML
 def as_html(results: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
     """One HTML file that loads nothing: figures ({file's name: PNG}) stand in it; one that is not given is left out."""
-    name = escape(str(results.get("atlas") or "an SAE"))
+    name, heading = escape(str(results.get("atlas") or "an SAE")), escape(_heading(results))
     sections = _sections(results)
     links = [(anchor, _title(section)) for anchor, section in sections] + [("provenance", "Provenance")]
     index = "".join(f'<a href="#{escape(anchor)}">{escape(title)}</a>' for anchor, title in links)
@@ -328,8 +333,8 @@ def as_html(results: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Evaluation · {name} · saefeat</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
-        f"<h1>Evaluation <small>{name}</small></h1>\n{legend}\n"
+        f"<title>{heading} · {name} · saefeat</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        f"<h1>{heading} <small>{name}</small></h1>\n{legend}\n"
         f"<nav>{index}</nav>\n" + "\n".join(body) + f'\n<footer class="note soft">{escape(STATEMENT)}</footer>\n'
         "</body>\n</html>\n"
     )
