@@ -75,4 +75,6 @@ def _item(raw: bytes, number: int) -> TextItem:
     if not isinstance(row, dict) or "messages" not in row or "text" in row:
         raise ValueError('is no conversation such as {"messages": [{"role": "user", "content": "..."}]}')
     _, messages = text_or_messages(row)
+    if not any(message["content"].strip() for message in messages or ()):
+        raise ValueError("is a conversation without a word")
     return TextItem(str(row["id"]) if row.get("id") is not None else str(number), messages=messages)

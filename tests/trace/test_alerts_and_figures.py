@@ -91,6 +91,7 @@ def test_conversations_come_one_a_line_or_one_in_all(tmp_path: Path, monkeypatch
         ('{"messages": [{"role": "user"}]}', "message 1 needs"),
         ('{"messages": [{"role": "user", "content": null}]}', "message 1 needs"),
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half a character"),
+        ('{"messages": [{"role": "user", "content": " "}]}', "without a word"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, bad: str, words: str) -> None:
