@@ -115,8 +115,7 @@ def _from_lens(
     block = _block(str(told.get("hook_name") or told.get("hf_hook_name") or ""), layer, source)
     if told.get("hook_head_index") is not None:
         raise InputError("reads a single attention head", where=source, do="use an SAE of a residual stream")
-    stored = tensors["W_enc"].dtype if "W_enc" in tensors else torch.float32
-    architecture = cfg["architecture"]
+    stored, architecture = _stored(tensors, "W_enc"), cfg["architecture"]
     cfg, tensors = as_native(cfg, {name: tensor.float() for name, tensor in tensors.items()})
     if is_native(cfg):
         sae = from_tensors(tensors, cfg, Path(where))
@@ -125,14 +124,20 @@ def _from_lens(
 
         check_lens_cfg(cfg, where)  # of a release first: it has no directory
         if not isinstance(where, Path):
-            raise FormatError(f"is of architecture {cfg['architecture']!r}", where=source, do="save it to a directory")
+            raise FormatError("is of a kind that sae-lens alone computes", where=source, do="save it to a directory")
         sae = load_with_sae_lens(where, cfg)
-    exact = architecture == cfg["architecture"] and stored in DTYPES
     centred = bool((told.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"))
+    exact = architecture == cfg["architecture"] and not centred
     return Foreign(
         sae=sae, source=identity(source), layer=block, model=str(told.get("model_name") or ""), centred=centred,
-        dtype=DTYPES[stored] if exact and not centred else "float32",
+        dtype=stored if exact else "float32",
     )  # fmt: skip
+
+
+def _stored(tensors: dict[str, Tensor], encoder: str) -> str:
+    """The dtype that keeps both matrices as they are stored."""
+    dtypes = {tensors[name].dtype for name in (encoder, "W_dec") if name in tensors}
+    return DTYPES.get(dtypes.pop(), "float32") if len(dtypes) == 1 else "float32"
 
 
 # ---------------------------------------------------------------- sparsify
@@ -167,7 +172,7 @@ def _sparsify(path: Path, layer: int | None) -> Foreign:
     }  # fmt: skip
     return Foreign(
         sae=from_tensors(named, cfg, path), source=identity(str(path)), layer=block, model=str(model or ""),
-        dtype=DTYPES.get(tensors["encoder.weight"].dtype, "float32"),
+        dtype=_stored(tensors, "encoder.weight"),
     )  # fmt: skip
 
 
