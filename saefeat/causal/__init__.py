@@ -22,6 +22,7 @@ from saefeat.causal.scenario_items import Dialogue, Message, read_dialogues, rea
 from saefeat.causal.scenarios import ScenarioStudy, study_scenarios
 from saefeat.causal.selftest import SelfTest, selftest
 from saefeat.causal.steer import steering
+from saefeat.causal.tables import cell, row, section
 from saefeat.causal.tasks import Case, Task, load_tasks
 from saefeat.causal.verdict import Verdict, attempt
 
@@ -55,6 +56,7 @@ __all__ = [
     "add",
     "attempt",
     "cap",
+    "cell",
     "checked",
     "clamp",
     "compare",
@@ -80,7 +82,9 @@ __all__ = [
     "read_scores",
     "regime",
     "residual_scales",
+    "row",
     "run_study",
+    "section",
     "selftest",
     "steering",
     "study_ladders",

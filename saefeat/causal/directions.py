@@ -14,14 +14,13 @@ from torch import Tensor
 
 from saefeat.atlas import Atlas
 from saefeat.causal.interventions import Direction
+from saefeat.config import HarvestConfig
 from saefeat.errors import InputError
 from saefeat.label import pool_texts
 from saefeat.subject import Subject
 
 STRONGEST = 256
 """Features in an emotion's direction."""
-SINK_MULTIPLE = 5.0
-"""A token whose norm exceeds this many times the layer's median norm is a sink (what a harvest takes too)."""
 A_TOPIC = 3
 """Stories a topic that stand for ordinary ones."""
 STORIES, TOKENS = 12, 128
@@ -48,7 +47,7 @@ def residual_scales(subject: Subject, ids: Iterable[Sequence[int]], layers: Sequ
         norm_T = torch.cat(parts) if parts else torch.zeros(0)
         if not len(norm_T):
             raise InputError("norms need texts of at least two tokens")
-        sink_norm = SINK_MULTIPLE * float(norm_T.median())
+        sink_norm = HarvestConfig().sink_multiple * float(norm_T.median())
         scales[layer] = Scale(norm=float(norm_T[norm_T <= sink_norm].mean()), sink_norm=sink_norm)
     return scales
 

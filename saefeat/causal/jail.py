@@ -8,7 +8,7 @@
   kernel kills whatever is left inside;
 - the untrusted program: limits are set, then privileges dropped, then it is started.
 
-The root holds Python and the system's libraries, read-only, /dev/null and /dev/urandom, no /proc, and /work, a folder
+The root holds Python and the system's libraries, read-only, /dev/null and /dev/urandom, no /proc, and /box, a folder
 in memory that alone can be written to. chroot is used, not pivot_root: the kernel lets nobody who is chrooted make a
 user namespace, and to leave a chroot takes a capability that is gone.
 """
@@ -77,7 +77,7 @@ def _init(told: dict[str, Any]) -> None:
         _build_root(told)
         step = "chroot"
         os.chroot(ROOT)
-        os.chdir("/work")
+        os.chdir("/box")
         step = "process"
         program = os.fork()
     except OSError as error:
@@ -112,13 +112,13 @@ def _build_root(told: dict[str, Any]) -> None:
     for name, text in (("main.py", MAIN), ("program.py", told["program"])):
         with open(f"{ROOT}/{name}", "w", encoding="utf-8", errors="surrogatepass") as file:
             file.write(text)
-    os.mkdir(ROOT + "/work")
+    os.mkdir(ROOT + "/box")
     _read_only(ROOT)
     user, limits = told["user"] or 0, told["limits"]
     size = f"size={limits['folder_mb']}m,nr_inodes=1024,mode=700,uid={user},gid={user}"
-    _mount("tmpfs", ROOT + "/work", "tmpfs", MS_NOSUID | MS_NODEV, size)
+    _mount("tmpfs", ROOT + "/box", "tmpfs", MS_NOSUID | MS_NODEV, size)
     for name, text in told["files"].items():
-        path = f"{ROOT}/work/{name}"
+        path = f"{ROOT}/box/{name}"
         with open(path, "w", encoding="utf-8", errors="surrogatepass") as file:
             file.write(text)
         os.chmod(path, 0o444)

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saefeat.causal.probe import PROBE, faults
 from saefeat.errors import InputError
 
 JAIL = Path(__file__).with_name("jail.py")
@@ -261,63 +262,17 @@ class Program:
 
 
 # ---------------------------------------------------------------- does it hold
-PROBE = """
-import json, os, socket, time
-found = {"environment": sorted(os.environ), "user": os.getuid(), "forks": 0}
-found["seen"] = [p for p in ("/proc/self", "/sys/kernel", "/etc/passwd", "/var") if os.path.exists(p)]
-found["written"] = []
-for folder in ("/", "/usr", "/usr/lib", "/lib", "/dev", os.path.dirname(os.__file__)):
-    try:
-        open(folder + "/saefeat-probe", "w").close()
-        found["written"].append(folder)
-    except OSError:
-        pass
-try:
-    open("here", "w").close()
-    found["folder"] = True
-except OSError:
-    found["folder"] = False
-try:
-    socket.create_connection(("192.0.2.1", 9), timeout=1).close()  # an address for documentation: nobody has it
-    found["network"] = "connected"
-except TimeoutError:
-    found["network"] = "packets leave"
-except OSError:
-    found["network"] = None
-for _ in range(LIMIT + 4):  # a handful, each of which only sleeps
-    try:
-        if os.fork() == 0:
-            time.sleep(20)
-            os._exit(0)
-    except OSError:
-        break
-    found["forks"] += 1
-os.write(4, json.dumps(found).encode() + b"\\n")
-time.sleep(20)
-"""
-
-
 def _try_out(sandbox: Sandbox) -> None:
     """Make harmless attempts at what must not be possible. Raises InputError if one of them goes through."""
-    limit = sandbox.limits.processes
-    with sandbox.start(PROBE.replace("LIMIT", str(limit))) as program:
+    with sandbox.start(PROBE.replace("LIMIT", str(sandbox.limits.processes))) as program:
         line = program.receive()
         ended = program.end()
     try:
         found = json.loads(line or "")
     except ValueError:
         raise InputError(f"the trial program did not run ({ended.stderr.strip()[-300:] or ended})") from None
-    faults = [
-        (found["forks"] >= limit, f"{found['forks'] + 1} processes ran where {limit} are allowed"),
-        (found["network"] is not None, f"the network is open ({found['network']})"),
-        (bool(found["written"]), f"{', '.join(found['written'])} can be written to"),
-        (bool(found["seen"]), f"{', '.join(found['seen'])} can be seen"),
-        (not found["folder"], "its own folder cannot be written to"),
-        (bool(found["environment"]), f"{', '.join(found['environment'])} is in the environment"),
-        (sandbox.method == "own user" and found["user"] == 0, "it runs as root"),
-    ]
-    if what := "; ".join(text for fault, text in faults if fault):
-        raise InputError(what)
+    if what := faults(found, sandbox.limits.processes, root_is_allowed=sandbox.method != "own user"):
+        raise InputError("; ".join(what))
 
 
 def _methods() -> list[str]:

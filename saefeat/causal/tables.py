@@ -1,4 +1,4 @@
-"""What studies share: cells with intervals, rows and sections as a report shows them, odd and even items.
+"""What studies and evaluations share: cells with intervals, rows and sections of a report; odd and even items.
 
 A section is {"id", "title", "about", "columns", "units", "rows": [{"name", "values", "own", "null"}], "figure",
 "notes"}; a value is a number, {"value", "low", "high"}, a string, or None for what is not known.
@@ -41,10 +41,10 @@ def share_interval(hit_N: np.ndarray, item_N: np.ndarray, seed: int, draws: int 
 
 
 def cell(value: float, low: float | None = None, high: float | None = None) -> Any:
-    """A value as a section holds it, with its interval if there is one; None if it is not known."""
+    """A value as a section holds it, with its 95 % interval if there is one; None if it is not known."""
     if not np.isfinite(value):
         return None
-    if low is None or high is None:
+    if low is None or high is None or not np.isfinite([low, high]).all():
         return round(float(value), 4)
     return {"value": round(float(value), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
@@ -56,6 +56,6 @@ def row(name: str, values: Sequence[Any], *, own: bool = False, null: bool = Fal
 def section(
     id: str, title: str, about: str, columns: Mapping[str, str], rows: Sequence[dict[str, Any]], **more: Any
 ) -> dict[str, Any]:
-    """columns: title → unit (percent or number)."""
+    """columns: title → unit (percent, number, auroc)."""
     told = {"id": id, "title": title, "about": about, "columns": list(columns), "units": list(columns.values())}
     return {**told, "rows": list(rows), "figure": None, "notes": [], **more}

@@ -59,11 +59,10 @@ def command(
     """
     import contextlib
     import dataclasses
-    from typing import cast
 
     from saefeat.config import TrainConfig, load_config
     from saefeat.errors import InputError
-    from saefeat.harvest import ActivationStore, joined, place
+    from saefeat.harvest import joined, place
     from saefeat.pipeline import measured_quality
     from saefeat.sae import train_side_by_side
     from saefeat.subject import choose_device
@@ -83,7 +82,7 @@ def command(
         )
         saes: list[dict[str, Any]] = []
         for sae in made if ranks.first else []:
-            figures = measured_quality(sae, cast(ActivationStore, source), subject, configs[0].heldout, report)
+            figures = measured_quality(sae, source, subject, configs[0].heldout, report)
             saes.append({"sae": str(sae), "quality": figures})
         ranks.wait()
     if ranks.first:

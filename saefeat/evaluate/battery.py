@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from saefeat.atlas import Atlas, choose_readout
+from saefeat.causal import cell
 from saefeat.config import ReadoutConfig
 from saefeat.corpus import StoryCorpus, load_corpus
 from saefeat.errors import InputError
@@ -192,17 +193,9 @@ def open_bench(
 
 
 # ---------------------------------------------------------------- rows
-def row(name: str, values: Sequence[Any], *, own: bool = False, null: bool = False) -> dict[str, Any]:
-    return {"name": name, "values": list(values), "own": own, "null": null}
-
-
 def value(figure: float, interval: tuple[float, float] | None = None) -> Any:
     """A figure as results.json holds it, with its 95 % interval if there is one; None if it is not known."""
-    if not np.isfinite(figure):
-        return None
-    if interval is None or not np.isfinite(interval).all():
-        return round(float(figure), 4)
-    return {"value": round(float(figure), 4), "low": round(float(interval[0]), 4), "high": round(float(interval[1]), 4)}
+    return cell(figure, *(interval or ()))
 
 
 def share(hit_N: np.ndarray, seed: int) -> Any:
@@ -213,11 +206,3 @@ def share(hit_N: np.ndarray, seed: int) -> Any:
 def among_first(place_N: np.ndarray, seed: int, E: int, ks: Sequence[int] = (1, 5)) -> list[Any]:
     """The values of how often an own emotion is among the first k; None where k takes in all E of them."""
     return [share(place_N < k, seed) if k < E else None for k in ks]
-
-
-def section(
-    id: str, title: str, about: str, columns: Mapping[str, str], rows: Sequence[dict[str, Any]], **more: Any
-) -> dict[str, Any]:
-    """columns: title → unit (percent, number, auroc)."""
-    told = {"id": id, "title": title, "about": about, "columns": list(columns), "units": list(columns.values())}
-    return {**told, "rows": list(rows), "figure": None, "notes": [], **more}

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from saefeat.evaluate.battery import Bench, row, section, share, value
+from saefeat.causal import row, section
+from saefeat.evaluate.battery import Bench, share, value
 from saefeat.evaluate.labelled import (
     FLAT,
     Labelled,

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from saefeat.causal import row, section
 from saefeat.corpus import load_ratings
 from saefeat.errors import InputError
-from saefeat.evaluate.battery import Bench, among_first, columns_of, row, section, value
+from saefeat.evaluate.battery import Bench, among_first, columns_of, value
 from saefeat.evaluate.detectors import HITS, DetectorRow, ceiling, detectors
 from saefeat.evaluate.pooled import BASELINES, SHUFFLED, TITLES
 from saefeat.evaluate.retrieval import shuffled_within_topics

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from saefeat.causal import row, section
 from saefeat.errors import InputError
-from saefeat.evaluate.battery import Bench, row, section, value
+from saefeat.evaluate.battery import Bench, value
 from saefeat.evaluate.controls import random_directions
 from saefeat.evaluate.outside import NOT_GIVEN
 from saefeat.evaluate.pooled import kept, reading

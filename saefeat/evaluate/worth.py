@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from saefeat.evaluate.battery import Bench, row, section, value
+from saefeat.causal import row, section
+from saefeat.evaluate.battery import Bench, value
 from saefeat.evaluate.pooled import TITLES
 from saefeat.label import NEUTRAL, separated, texts_of
 

@@ -3,7 +3,7 @@
 from saefeat.pipeline.build import Built, Report, build, measured_quality
 from saefeat.pipeline.demo import DEMO_QUERIES, demo, demo_config
 from saefeat.pipeline.plan import Plan, plan
-from saefeat.pipeline.stages import Stage
+from saefeat.pipeline.stage import Stage
 
 __all__ = [
     "DEMO_QUERIES",

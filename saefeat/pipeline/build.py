@@ -14,7 +14,7 @@ from saefeat.config import BuildConfig, to_dict
 from saefeat.corpus import StoryCorpus, load_corpus
 from saefeat.errors import InputError
 from saefeat.files import directory_lock, fingerprint, read_json, require_disk, sha256_file, write_json
-from saefeat.harvest import ActivationStore, harvest
+from saefeat.harvest import ActivationStore, Source, harvest
 from saefeat.label import label
 from saefeat.pipeline.adopt import adopt, prepare
 from saefeat.sae import load_sae, quality, train
@@ -157,9 +157,7 @@ def checkpoint_bytes(features: int, d_model: int) -> int:
     return 3 * 2 * 4 * features * d_model
 
 
-def measured_quality(
-    sae_path: Path, store: ActivationStore, subject: Subject, share: float, report: Report
-) -> dict[str, Any]:
+def measured_quality(sae_path: Path, store: Source, subject: Subject, share: float, report: Report) -> dict[str, Any]:
     """The SAE's figures on held-out tokens, kept beside it as quality.json; measured once per SAE."""
     path = sae_path / "quality.json"
     weights = sha256_file(sae_path / "sae_weights.safetensors")

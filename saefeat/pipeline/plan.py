@@ -16,7 +16,8 @@ from saefeat.config import BuildConfig
 from saefeat.files import require_disk
 from saefeat.pipeline.build import stories_of
 from saefeat.pipeline.speed import machine, memory
-from saefeat.pipeline.stages import Stage, adopting, training
+from saefeat.pipeline.stage import Stage
+from saefeat.pipeline.stages import adopting, training
 
 
 @dataclass(frozen=True, kw_only=True)

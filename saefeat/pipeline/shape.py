@@ -17,7 +17,7 @@ from saefeat.subject import Subject, choose_device, choose_dtype, is_fetched, lo
 
 SECONDS = 2.0
 """How long a speed is measured."""
-CHARACTERS_A_TOKEN = 4.4
+CHARACTERS_A_TOKEN, UNKNOWN_VOCABULARY = 4.4, 100_000
 FLOP_SHARE = 0.5
 """Of the speed of a large product, what a forward pass reaches (SmolLM2 on two cores: .4 to .6)."""
 
@@ -29,6 +29,7 @@ class Shape:
     name: str
     d_model: int
     n_layers: int
+    n_vocab: int
     itemsize: int
     device: torch.device
     subject: Subject | None
@@ -68,7 +69,15 @@ def shape_of(config: BuildConfig) -> tuple[Shape, list[str]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"has no config.json that tells its size ({error})", where=settings.model) from error
     note = f"the weights of {settings.model} are not on this machine: times are by FLOPs, tokens by characters"
-    shape = Shape(name=settings.model, d_model=D, n_layers=n, itemsize=dtype.itemsize, device=device, subject=None)
+    shape = Shape(
+        name=settings.model,
+        d_model=D,
+        n_layers=n,
+        n_vocab=UNKNOWN_VOCABULARY,
+        itemsize=dtype.itemsize,
+        device=device,
+        subject=None,
+    )
     return shape, [note]
 
 
@@ -81,6 +90,11 @@ def _told_size(about: str) -> tuple[int, int]:
 
 def loaded_shape(subject: Subject) -> Shape:
     return Shape(
-        name=subject.name, d_model=subject.d_model, n_layers=subject.n_layers, itemsize=subject.dtype.itemsize,
-        device=subject.device, subject=subject,
-    )  # fmt: skip
+        name=subject.name,
+        d_model=subject.d_model,
+        n_layers=subject.n_layers,
+        n_vocab=subject.n_vocab,
+        itemsize=subject.dtype.itemsize,
+        device=subject.device,
+        subject=subject,
+    )

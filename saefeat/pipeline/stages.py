@@ -10,65 +10,33 @@ import itertools
 import math
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saefeat.config import BuildConfig, HarvestConfig, ReadoutConfig
+from saefeat.config import BuildConfig, HarvestConfig
 from saefeat.corpus import StoryCorpus, documents, source_fingerprints
 from saefeat.errors import InputError
-from saefeat.files import sha256_file
-from saefeat.harvest import ActivationStore, harvested, pack
-from saefeat.label import corpora_of, default_readouts, emotions_and_topics, is_labelled, label_inputs, texts_of
+from saefeat.harvest import POOL_BYTES, ActivationStore, harvested, pack
 from saefeat.pipeline.adopt import SAMPLE_TOKENS, chosen_model, prepare, story_quality, story_streams
 from saefeat.pipeline.build import (
     QUALITY_TOKENS,
     activation_bytes,
     check,
     checkpoint_bytes,
-    is_indexed,
     layers_of,
     too_short,
 )
+from saefeat.pipeline.labelling import Latents, labelling_stages
 from saefeat.pipeline.shape import SECONDS, Shape, loaded_shape, shape_of
-from saefeat.pipeline.speed import encode_speed, fit_seconds, peak_memory, statistics_seconds
+from saefeat.pipeline.speed import encode_speed, peak_memory, seconds_of
+from saefeat.pipeline.stage import Stage, sae_bytes
 from saefeat.sae import is_trained, load_sae, step_seconds, steps_done
 from saefeat.subject import load_subject
 
 COUNTING_SECONDS = 10.0
 """How long the text is counted before its length is taken on trust."""
-POOL_BYTES = 1 << 28
-STREAM_SHARE = 0.44
-"""Of the features that a text could switch on, 1 - exp(-STREAM_SHARE k tokens / F) are: fits pooled stories (.50 of
-4,608 features, k 48, 150 tokens) and remarks (.15, 40 tokens)."""
-NONZERO_BYTES, ROW_BYTES, STORY_BYTES, FEATURE_BYTES = 5.1, 34, 700, 450
-"""In pools.h5 a nonzero, in labels.parquet a row, in examples.h5 a story and a feature; as measured."""
-LABEL_COPIES = 5
-"""Matrices of texts x features that labelling one readout holds beside the pools."""
-LATER_BYTES = 400_000_000
-"""What libraries loaded later and the logits of decoder directions take, as measured."""
-MOST_EXAMPLES, METRICS_BYTES = 800, 220
+METRICS_BYTES = 220
 UNKNOWN_FEATURES, UNKNOWN_ACTIVE = 1 << 15, 64.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage of a build. Sizes are those of the whole stage; seconds are what is left of it."""
-
-    name: str
-    done: float
-    """0 to 1."""
-    tokens: int
-    """Tokens read by the model, or visited by training."""
-    disk_bytes: int
-    """What it leaves on the disk."""
-    scratch_bytes: int = 0
-    """What it needs beside that while it runs."""
-    memory_bytes: int
-    """The most memory it holds, estimated."""
-    seconds: float
-    basis: str
-    """What the numbers rest on."""
 
 
 class Found(NamedTuple):
@@ -139,13 +107,9 @@ def training(config: BuildConfig, corpus: StoryCorpus, out: Path) -> Found:
         seconds=0.0 if measured else 3 * held / speed * shape.n_layers / (max(layers) + 1),
         basis="three forward passes through the whole model",
     )
-    rest = labelling(config, corpus, shape, out, Latents(layer, F, train.k, trained), speed)
+    encoding = encode_speed(F, D, shape.device, budget=SECONDS / 4)
+    rest = labelling_stages(config, corpus, shape, out, Latents(layer, F, train.k, trained, encoding), speed)
     return Found([first, second, third, *rest], shape, layers, notes)
-
-
-def sae_bytes(features: int, d_model: int, itemsize: int = 2) -> int:
-    """Bytes of an SAE's folder: two matrices; biases, thresholds and sparsity in float32; the manifests."""
-    return 2 * features * d_model * itemsize + 4 * (3 * features + d_model) + 3000
 
 
 def _contexts(shape: Shape, harvest: HarvestConfig, notes: list[str]) -> int:
@@ -176,11 +140,13 @@ def adopting(config: BuildConfig, corpus: StoryCorpus, out: Path) -> Found:
     shape, foreign = loaded_shape(adoption.subject), adoption.foreign
     sae = load_sae(out / "sae") if foreign is None else foreign.sae
     layer = sae.layer if foreign is None else foreign.layer
-    x_ND = story_streams(adoption.subject, layer, corpus)[:512]
+    x_ND = story_streams(adoption.subject, layer, corpus)[:256]
     sink_norm = HarvestConfig().sink_multiple * float(x_ND.norm(dim=1).median())
-    active = story_quality(sae.to(adoption.subject.device), x_ND, sink_norm=sink_norm)["l0"]
+    sae = sae.to(adoption.subject.device)
+    active = story_quality(sae, x_ND, sink_norm=sink_norm)["l0"]
     itemsize = 4 if foreign is None or foreign.dtype == "float32" else 2
-    latents = Latents(layer, sae.n_features, active, foreign is None)
+    encoding = len(x_ND) / seconds_of(lambda: sae.encode(x_ND)[0, 0].item(), SECONDS / 4)
+    latents = Latents(layer, sae.n_features, active, foreign is None, encoding)
     return _adopted(config, corpus, shape, out, latents, itemsize, "its files", [])
 
 
@@ -198,7 +164,9 @@ def _unfetched(config: BuildConfig, corpus: StoryCorpus, out: Path) -> Found:
     layer = min(int(at[1]), shape.n_layers - 1) if at else shape.n_layers - 1
     guess = f"{features:,} features{'' if wide else ' (a guess)'} of layer {layer}{'' if at else ' (a guess)'}"
     notes = [f"{name} is read only by the build: {guess}, by its name; a download comes on top"]
-    return _adopted(config, corpus, shape, out, Latents(layer, features, UNKNOWN_ACTIVE, False), 4, guess, notes)
+    encoding = encode_speed(features, shape.d_model, shape.device, budget=SECONDS / 4)
+    latents = Latents(layer, features, UNKNOWN_ACTIVE, False, encoding)
+    return _adopted(config, corpus, shape, out, latents, 4, guess, notes)
 
 
 def _adopted(
@@ -216,85 +184,4 @@ def _adopted(
         seconds=0.0 if latents.there else SAMPLE_TOKENS / speed,
         basis=f"{basis}; at most so many tokens of the stories tell which tokens are sinks",
     )
-    return Found([first, *labelling(config, corpus, shape, out, latents, speed)], shape, (latents.layer,), notes)
-
-
-# ---------------------------------------------------------------- label and index
-class Latents(NamedTuple):
-    """An SAE as labelling sees it."""
-
-    layer: int
-    features: int
-    active: float
-    """Features active on a token."""
-    there: bool
-    """Whether it lies in the build's folder."""
-
-
-def labelling(
-    config: BuildConfig, corpus: StoryCorpus, shape: Shape, out: Path, latents: Latents, speed: float
-) -> list[Stage]:
-    """The stages after the SAE; speed: tokens a second of the forward pass to its layer."""
-    F, E, base = latents.features, len(corpus.emotions), peak_memory()
-    readouts = config.label.readouts or default_readouts(corpus)
-    read = {readout.name: corpora_of(readout, corpus) for readout in readouts}
-    lengths = {c.fingerprint: _lengths(c, shape) for own in [*read.values(), [corpus]] for c in own}
-    passes = {(c.fingerprint, *_sequence(r)) for r in readouts for c in read[r.name]}
-    pooled = [n for r in readouts for c in read[r.name] for n in lengths[c.fingerprint]]
-    texts = {name: sum(len(lengths[c.fingerprint]) for c in own) for name, own in read.items()}
-    stories = sum(lengths[corpus.fingerprint][: len(corpus.stories)])
-
-    rows = ROW_BYTES * len(readouts) * min(3 * F + 8 * E, F * E) + 12_000
-    on = sum(F * -math.expm1(-STREAM_SHARE * latents.active * n / F) for n in pooled)
-    prototypes = sum(4 * (F * E + E + n * E) for n in texts.values())
-    tokens = sum(sum(lengths[one]) for one, *_ in passes)
-    labelled = latents.there and _is_labelled(config, shape, corpus, out)
-    indexed = labelled and is_indexed(config, out)
-
-    emotion_N, topic_N = emotions_and_topics([corpus])
-    own_N = emotion_N >= 0
-    tests = 0.0 if labelled else len(readouts) * statistics_seconds(emotion_N[own_N], topic_N[own_N], E, F)
-    fits = 0.0 if labelled else sum(fit_seconds(n, budget=SECONDS / 8) for n in texts.values())
-    encoding = encode_speed(F, shape.d_model, shape.device, budget=SECONDS / 4)
-    index_bytes = sae_bytes(F, shape.d_model, 4 if config.sae.from_ else 2) + rows + 4 * E * (F + 1) * len(readouts)
-    index_bytes += FEATURE_BYTES * min(F, MOST_EXAMPLES)
-    index_bytes += len(corpus.stories) * (2 * E * len(readouts) + STORY_BYTES) + 20_000
-    return [
-        Stage(
-            name="label",
-            done=float(labelled),
-            tokens=tokens,
-            disk_bytes=round(NONZERO_BYTES * on) + rows + prototypes,
-            memory_bytes=base + LATER_BYTES + 4 * F * (LABEL_COPIES * max(texts.values()) + sum(texts.values())),
-            seconds=0.0 if labelled else tokens / speed + sum(pooled) / encoding + tests + fits,
-            basis="done" if labelled else f"{tests:.0f} s of statistics, from measured ones of a few features, and "
-            f"{fits:.0f} s of solving; about {on / len(pooled):,.0f} features active in a text",
-        ),
-        Stage(
-            name="index",
-            done=float(indexed),
-            tokens=stories,
-            disk_bytes=index_bytes,
-            memory_bytes=base + LATER_BYTES + 8 * F * shape.d_model,
-            seconds=0.0 if indexed else stories / speed + stories / encoding,
-            basis="the stories read once more",
-        ),
-    ]  # fmt: skip
-
-
-def _sequence(readout: ReadoutConfig) -> tuple[str, str]:
-    """What two readouts must share to be served by one forward pass."""
-    return readout.frame, readout.continuation if readout.pool == "last" else ""
-
-
-def _lengths(corpus: StoryCorpus, shape: Shape) -> list[int]:
-    """Tokens of a corpus's stories and then its neutral texts, prefix included."""
-    prefix = len(shape.subject.prefix_ids) if shape.subject else 1
-    return [prefix + shape.tokens(text) for text in texts_of(corpus)]
-
-
-def _is_labelled(config: BuildConfig, shape: Shape, corpus: StoryCorpus, out: Path) -> bool:
-    if shape.subject is None:
-        return False
-    weights = sha256_file(out / "sae" / "sae_weights.safetensors")
-    return is_labelled(out / "labels", label_inputs(shape.subject, [weights], corpus, config.label))
+    return Found([first, *labelling_stages(config, corpus, shape, out, latents, speed)], shape, (latents.layer,), notes)

@@ -246,7 +246,7 @@ def test_nothing_outside_its_folder_can_be_written(sandbox: Sandbox, tmp_path: P
     target.write_text("untouched")
     tmp_path.chmod(0o777)
     target.chmod(0o666)
-    places = [str(target), str(tmp_path / "new"), "/tmp/x", "/work/../x", "/main.py", "/etc/x", "/dev/shm/x",
+    places = [str(target), str(tmp_path / "new"), "/tmp/new", "/box/../x", "/main.py", "/etc/x", "/dev/shm/x",
               os.__file__, "/usr/lib/x", "/dev/x", "../x"]  # fmt: skip
     code = f"""
 written = []
@@ -364,8 +364,8 @@ def test_there_are_no_privileges_and_none_to_be_had(sandbox: Sandbox) -> None:
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 tried = {
-    "user namespace": libc.unshare(0x10000000), "mount": libc.mount(b"x", b"/work", b"tmpfs", 0, b""),
-    "chroot": libc.chroot(b"/work"), "setuid": libc.setuid(0) if os.getuid() else -1,
+    "user namespace": libc.unshare(0x10000000), "mount": libc.mount(b"x", b"/box", b"tmpfs", 0, b""),
+    "chroot": libc.chroot(b"/box"), "setuid": libc.setuid(0) if os.getuid() else -1,
     "mount namespace": libc.unshare(0x20000), "hostname": libc.sethostname(b"x", 1),
     "shared memory": libc.shmget(0, 1 << 26, 0o1600), "nice": libc.nice(-5),
 }

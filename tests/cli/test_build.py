@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from saefeat.cli import VERBS, cli
 from saefeat.cli.build import atlas_name, quality_line
 from saefeat.cli.common import report_errors
-from saefeat.pipeline import shape, stages
+from saefeat.pipeline import labelling, shape, stages
 from tests.tiny_atlas import write_corpus, write_model
 
 SPARSIFY = Path(__file__).parents[1] / "data" / "sparsify"
@@ -68,7 +68,7 @@ def test_a_toml_file_names_the_sae_and_flags_go_over_it(inputs: Path, tmp_path: 
 
 def test_a_dry_run_prints_and_writes_nothing(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAEFEAT_HOME", str(tmp_path / "home"))
-    for module in (stages, shape):
+    for module in (stages, shape, labelling):
         monkeypatch.setattr(module, "SECONDS", 0.05)
     flags = ["--sae", SPARSIFY / "topk" / "layers.1", "--model", inputs / "model", "--stories", inputs / "stories"]
     done = run("build", *flags, "--dry-run", "--json")

@@ -10,7 +10,7 @@ import pytest
 from saefeat.cli.build import duration, plan_text, size
 from saefeat.config import BuildConfig, HarvestConfig, LabelConfig, SaeConfig, SubjectConfig, TrainConfig
 from saefeat.errors import InputError, MissingModel
-from saefeat.pipeline import Plan, build, plan, shape, stages
+from saefeat.pipeline import Plan, build, labelling, plan, shape, stages
 from tests.tiny import TEXT, tiny_subject
 from tests.tiny_atlas import write_corpus, write_model, write_sae
 
@@ -28,8 +28,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "SECONDS", 0.05)
-    monkeypatch.setattr(shape, "SECONDS", 0.05)
+    for module in (stages, shape, labelling):
+        monkeypatch.setattr(module, "SECONDS", 0.05)
 
 
 def config_of(root: Path, **changed: Any) -> BuildConfig:
