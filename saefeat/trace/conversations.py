@@ -28,10 +28,11 @@ def read_conversations(path_or_dash: str | Path, *, keep_going: bool = False) ->
                 lines = stack.enter_context(Path(path_or_dash).open("rb"))
             except OSError as error:
                 raise InputError(f"cannot be read ({error.strerror})", where=where) from error
-        number = 0
+        found = False
         for number, raw in enumerate(_whole_or_lines(lines), 1):
             if not raw.strip():
                 continue
+            found = True
             try:
                 yield _item(raw, number)
             except (ValueError, RecursionError) as error:
@@ -39,7 +40,7 @@ def read_conversations(path_or_dash: str | Path, *, keep_going: bool = False) ->
                     told = f"{where} line {number}"
                     raise InputError(str(error), where=told, do="mend it, or pass --keep-going") from error
                 yield TextItem(str(number), error=f"line {number}: {error}")
-        if number == 0:
+        if not found:
             raise InputError("holds no conversation", where=where, do='write {"messages": [...]}')
 
 

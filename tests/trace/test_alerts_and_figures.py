@@ -109,9 +109,10 @@ def test_a_bad_line_is_named(tmp_path: Path, bad: str, words: str) -> None:
 def test_no_file_and_no_conversation(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         list(read_conversations(tmp_path / "none.json"))
-    (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(InputError, match="no conversation"):
-        list(read_conversations(tmp_path / "empty"))
+    for nothing in (b"", b"\n \n"):
+        (tmp_path / "empty").write_bytes(nothing)
+        with pytest.raises(InputError, match="no conversation"):
+            list(read_conversations(tmp_path / "empty"))
 
 
 # ---------------------------------------------------------------- figures
