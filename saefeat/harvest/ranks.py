@@ -127,6 +127,10 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     import torch.distributed as dist
+
+    # imported after the group is there, the defaults of its functions would keep the group, and the threads of gloo,
+    # beyond the end of the interpreter, which now and then aborts the process
+    import torch.distributed.nn
     from torch.distributed.rendezvous import rendezvous
 
     try:

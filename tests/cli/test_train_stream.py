@@ -18,6 +18,8 @@ from tests.tiny import TEXT
 from tests.tiny_atlas import write_model
 
 ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 SMALL = ["--features", "32", "--k", "4", "--tokens", "3000", "--batch", "256"]
 
 
@@ -101,11 +103,9 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
 
 
 def torchrun(size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, "-m", "saefeat", "--dtype", "float32", "--device", "cpu", *arguments], cwd=ROOT, env=environment,
-        capture_output=True, text=True, timeout=120,
+        [*TORCHRUN, str(size), "-m", "saefeat", "--dtype", "float32", "--device", "cpu", *arguments], cwd=ROOT,
+        env=ALONE, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
@@ -118,6 +118,28 @@ def test_torchrun_harvests_and_trains_and_the_result_is_printed_once(folder: Pat
     done = torchrun(2, "train", str(tmp_path / "activations"), *SMALL, "--out", str(tmp_path / "sae"), "--json")
     assert done.returncode == 0, done.stderr
     assert 0 < json.loads(done.stdout)["quality"]["explained_variance"] < 1
+
+
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    """One that does may abort the process at its end."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, pathlib, torch\n"
+        "from saefeat.harvest import joined\n"
+        "with joined() as ranks:\n"
+        "    import transformers.integrations.tensor_parallel\n"
+        "    import torch.distributed.nn.functional\n"
+        "    ranks.add([torch.ones(9)])\n"
+        "    ranks.wait()\n"
+        "names = [p.read_text().strip() for p in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        f"pathlib.Path({str(tmp_path)!r}, os.environ['RANK']).write_text(' '.join(names))\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [*TORCHRUN, "2", str(script)], cwd=ROOT, env=ALONE, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    assert [rank for rank in "01" if "gloo" in (tmp_path / rank).read_text()] == []
 
 
 def test_torchrun_tells_a_users_error_once(folder: Path, tmp_path: Path) -> None:
