@@ -19,12 +19,16 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from saefeat.harvest import ALONE, Ranks
 
-SAMPLE_ROWS = 64
+SAMPLE_ROWS, SAMPLE = 64, 2**18
+"""Rows, and about how many entries of them, that say where the cut lies."""
+BLOCK_BYTES = 2**22
+"""Of pre-activations that a CPU makes and looks through at a time."""
 SAMPLE_MARGINS = (1.25, 2.5, math.inf)
 """How many more entries than stay are looked through: at first, and where the sample of rows misled, on and on."""
 ROUNDING = 2.0**-7
@@ -42,10 +46,10 @@ class Params(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The A entries that stay of an N x F matrix, row by row."""
+    """The A entries that stay of an N x F matrix, column by column and, within one, row by row."""
 
-    row_A: Tensor
     column_A: Tensor
+    row_A: Tensor
     h_A: Tensor
     """Pre-activations with bias, without decoder norm; positive."""
     smallest: float | None
@@ -67,26 +71,28 @@ class Step:
     smallest: float | None
 
 
-def batch_top_k(pre_NF: Tensor, bias_F: Tensor, norm_F: Tensor, total: int, ranks: Ranks = ALONE) -> Kept:
-    """The `total` largest positive entries of (pre + bias) * norm over the whole batch; ties at the cut all stay.
+def batch_top_k(
+    x_ND: Tensor, W_FD: Tensor, bias_F: Tensor, norm_F: Tensor, total: int, ranks: Ranks = ALONE
+) -> Kept:  # fmt: skip
+    """The `total` largest positive entries of (x W^T + bias) * norm over the whole batch; ties at the cut all stay.
 
-    The batch is that of all processes, and what is returned, but for `smallest`, are the entries of this one.
+    The product is taken in the dtype of x. The batch is that of all processes, and what is returned, but for
+    `smallest`, are the entries of this one.
 
     Exact without a sort of N x F numbers: a sample of rows says about where the cut lies, entries above a lower floor
     are few, and the order statistic is taken among those. If they are fewer than `total`, the floor drops, at last to
-    zero.
+    zero. The product itself is never held as a whole: what is above the floor is picked from blocks of features that
+    fit a processor's cache.
     """
-    N, F = pre_NF.shape
-    sample = ((pre_NF[:: max(1, N // SAMPLE_ROWS)].float() + bias_F) * norm_F).flatten()
+    (N, _), F = x_ND.shape, len(W_FD)
+    sampled_SD = x_ND[:: max(1, N // SAMPLE_ROWS)]
+    every = slice(None, None, max(1, len(sampled_SD) * F // SAMPLE))
+    sample = ((sampled_SD @ W_FD[every].to(x_ND.dtype).T).float() + bias_F[every]) * norm_F[every]
     for margin in SAMPLE_MARGINS:
         floor = 0.0
-        if (rank := margin * total * len(sample) / (pre_NF.numel() * ranks.size) + 16) < len(sample):
-            floor = max(mean(float(sample.kthvalue(len(sample) - int(rank)).values), pre_NF.device, ranks), 0.0)
-        # (pre + bias) * norm > floor, as a compare in the dtype of pre; the slack covers the rounding of that dtype
-        bound_F = floor / norm_F - bias_F - ROUNDING * (floor / norm_F + bias_F.abs())
-        at_A = (pre_NF >= bound_F.to(pre_NF.dtype)).flatten().nonzero().squeeze(1)
-        column_A = at_A % F
-        h_A = pre_NF.flatten()[at_A].float() + bias_F[column_A]
+        if (rank := margin * total * sample.numel() / (N * F * ranks.size) + 16) < sample.numel():
+            floor = max(mean(largest(sample.flatten(), int(rank)), x_ND.device, ranks), 0.0)
+        column_A, row_A, h_A = entries_above(floor, x_ND, W_FD, bias_F, norm_F)
         scaled_A = h_A * norm_F[column_A]
         count = (scaled_A > floor).sum()
         ranks.add([count])
@@ -95,8 +101,44 @@ def batch_top_k(pre_NF: Tensor, bias_F: Tensor, norm_F: Tensor, total: int, rank
             break
     cut = kth_largest(scaled_A, total, floor, ranks) if above >= total else floor
     stays_A = (scaled_A >= cut) & (scaled_A > 0)
-    least = ranks.least(float(scaled_A[stays_A].min()) if stays_A.any() else math.inf)
-    return Kept(at_A[stays_A] // F, column_A[stays_A], h_A[stays_A], least if math.isfinite(least) else None)
+    at_A = stays_A.nonzero().squeeze(1)
+    least = ranks.least(float(scaled_A[at_A].min()) if len(at_A) else math.inf)
+    return Kept(column_A[at_A], row_A[at_A], h_A[at_A], least if math.isfinite(least) else None)
+
+
+def entries_above(
+    floor: float, x_ND: Tensor, W_FD: Tensor, bias_F: Tensor, norm_F: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(column_A, row_A, h_A) of the entries of h = x W^T + bias with h * norm > floor, and of some within rounding."""
+    N, F = len(x_ND), len(W_FD)
+    size = max(1, BLOCK_BYTES // (N * x_ND.element_size())) if x_ND.device.type == "cpu" else F
+    # (pre + bias) * norm > floor, as a compare in the dtype of pre; the slack covers the rounding of that dtype
+    bound_F = floor / norm_F - bias_F - ROUNDING * (floor / norm_F + bias_F.abs())
+    bound_F1 = bound_F.to(x_ND.dtype)[:, None]
+    as_integers = x_ND.dtype == torch.bfloat16 and bool((bound_F1 > 0).all())  # ordered alike, and compared faster
+    columns, rows, values = [], [], []
+    for low in range(0, F, size):
+        pre_GN = W_FD[low : low + size].to(x_ND.dtype) @ x_ND.T
+        if as_integers:
+            above_GN = pre_GN.view(torch.int16) >= bound_F1[low : low + size].view(torch.int16)
+        else:
+            above_GN = pre_GN >= bound_F1[low : low + size]
+        at_A = true_at(above_GN.view(-1))
+        column_A = at_A // N
+        rows.append(at_A - column_A * N)
+        columns.append(column_A + low)
+        values.append(pre_GN.view(-1)[at_A].float())
+    column_A = torch.cat(columns)
+    return column_A, torch.cat(rows), torch.cat(values) + bias_F[column_A]
+
+
+def true_at(flag_A: Tensor) -> Tensor:
+    """Where a long and mostly false vector is true; int64, rising. On a CPU eight flags are looked at together."""
+    if flag_A.device.type != "cpu" or len(flag_A) % 8:
+        return flag_A.nonzero().squeeze(1)
+    word_W = flag_A.view(torch.int64).nonzero().squeeze(1)
+    hit_A2 = flag_A.view(-1, 8)[word_W].nonzero()
+    return word_W[hit_A2[:, 0]] * 8 + hit_A2[:, 1]
 
 
 def mean(value: float, device: torch.device, ranks: Ranks) -> float:
@@ -115,7 +157,7 @@ def kth_largest(values_A: Tensor, k: int, floor: float, ranks: Ranks) -> float:
     them with the one sought, of the next 10 and the last 10, summed over the processes, spell it out: 28 kB are sent.
     """
     if ranks.size == 1:
-        return float(values_A.kthvalue(len(values_A) - k + 1).values)
+        return largest(values_A, k)
     bits_A, found = values_A[values_A > floor].view(torch.int32), 0
     for lowest, width in DIGITS:
         digit_A = (bits_A >> lowest) & (2**width - 1)
@@ -127,6 +169,13 @@ def kth_largest(values_A: Tensor, k: int, floor: float, ranks: Ranks) -> float:
         found |= digit << lowest
         bits_A = bits_A[digit_A == digit]
     return float(torch.tensor(found, dtype=torch.int32).view(torch.float32))
+
+
+def largest(values_A: Tensor, k: int) -> float:
+    """The k-th largest of float32 values."""
+    if values_A.device.type == "cpu":
+        return float(np.partition(values_A.numpy(), len(values_A) - k)[len(values_A) - k])
+    return float(values_A.kthvalue(len(values_A) - k + 1).values)
 
 
 def weighted_rows(M_RD: Tensor, row_A: Tensor, weight_A: Tensor, owner_A: Tensor, n: int) -> Tensor:
@@ -160,14 +209,15 @@ def step(
     N_all = N * ranks.size
     norm_F = W_dec_FD.norm(dim=1)
     centred_ND = x_ND - b_dec_D
-    pre_NF = centred_ND.to(compute) @ W_enc_FD.to(compute).T
-    row_A, column_A, h_A, smallest = batch_top_k(pre_NF, b_enc_F, norm_F, k * N_all, ranks)
+    low_ND = centred_ND.to(compute)
+    column_A, row_A, h_A, smallest = batch_top_k(low_ND, W_enc_FD, b_enc_F, norm_F, k * N_all, ranks)
 
     # reconstructions of the nested dictionaries, and each one's gradient dloss/dx̂ = -2 (x - x̂) / N
     xhat_ND, loss, slopes = b_dec_D, x_ND.new_zeros(()), []
     edges = (0, *(widths or (F,)))
-    for low, high in itertools.pairwise(edges):
-        a = slice(None) if (low, high) == (0, F) else ((column_A >= low) & (column_A < high)).nonzero().squeeze(1)
+    ends = torch.searchsorted(column_A, torch.tensor(edges, device=column_A.device)).tolist()
+    for first, last in itertools.pairwise(ends):
+        a = row_A[first:last].argsort(stable=True) + first
         xhat_ND = xhat_ND + weighted_rows(W_dec_FD, column_A[a], h_A[a], row_A[a], N)
         residual_ND = x_ND - xhat_ND
         mse = residual_ND.square().sum() / N_all
@@ -175,9 +225,6 @@ def step(
         slopes.append(residual_ND * (-2 / N_all))
 
     # a feature is part of its own dictionary and all larger ones: it sees the sum of their gradients
-    by_column = column_A.argsort(stable=True)
-    row_A, column_A, h_A = row_A[by_column], column_A[by_column], h_A[by_column]
-    ends = torch.searchsorted(column_A, torch.tensor(edges, device=column_A.device)).tolist()
     gW_dec_FD = torch.empty_like(W_dec_FD)
     dh_A = torch.empty_like(h_A)
     slope_ND = torch.zeros_like(x_ND)
@@ -198,7 +245,7 @@ def step(
         k_aux = min(x_ND.shape[1] // 2, len(dead_X))
         weight = aux_coefficient * min(len(dead_X) / (x_ND.shape[1] // 2), 1.0)
         W_low_XD = W_dec_FD[dead_X].to(compute)
-        h_NX = pre_NF[:, dead_X].float() + b_enc_F[dead_X]
+        h_NX = (low_ND @ W_enc_FD[dead_X].to(compute).T).float() + b_enc_F[dead_X]
         where_NK = (h_NX * norm_F[dead_X]).topk(k_aux, dim=1, sorted=False).indices
         stays_NX = torch.zeros_like(h_NX, dtype=torch.bool).scatter_(1, where_NK, True)
         z_NX = h_NX * stays_NX
@@ -207,7 +254,7 @@ def step(
         slope_ND = (miss_ND * (2 * weight / N_all)).to(compute)
         dz_NX = (slope_ND @ W_low_XD.T).float() * stays_NX
         gW_dec_FD[dead_X] += (z_NX.to(compute).T @ slope_ND).float()
-        gW_enc_FD[dead_X] += (dz_NX.to(compute).T @ centred_ND.to(compute)).float()
+        gW_enc_FD[dead_X] += (dz_NX.to(compute).T @ low_ND).float()
         gb_enc_F[dead_X] += dz_NX.sum(0)
 
     gb_dec_D -= gb_enc_F @ W_enc_FD  # through the centring of the input

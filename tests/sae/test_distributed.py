@@ -125,7 +125,7 @@ def parted_step(folder: Path, ranks: Ranks) -> None:
     tensors |= {"loss": result.loss, "mse": result.mse, "aux": result.aux, "fires": result.fires_F}
     tensors["smallest"] = torch.tensor(result.smallest, dtype=torch.float64)
     for total in (1, 7, 100, 500, 2_000, N * F):
-        kept = batch_top_k(pre_NF[mine], torch.zeros(F), torch.ones(F), total, ranks)
+        kept = batch_top_k(pre_NF[mine], torch.eye(F), torch.zeros(F), torch.ones(F), total, ranks)
         smallest = torch.full_like(kept.h_A, kept.smallest)
         tensors[f"kept {total}"] = torch.stack([kept.row_A + mine.start, kept.column_A, kept.h_A, smallest])
     save_file(tensors, folder / f"step_{ranks.rank}.safetensors")
@@ -167,9 +167,10 @@ def test_two_parts_of_a_step_are_the_step(folder: Path, codes: dict[str, list[in
 def test_the_largest_of_a_batch_are_found_without_gathering_it(folder: Path, total: int) -> None:
     """Ties at the cut stay in both processes, also when one of them holds nearly all that stays."""
     pre_NF = problem()[3]
-    whole = batch_top_k(pre_NF, torch.zeros(F), torch.ones(F), total)
+    whole = batch_top_k(pre_NF, torch.eye(F), torch.zeros(F), torch.ones(F), total)
     parts = [load_file(folder / f"step_{rank}.safetensors")[f"kept {total}"] for rank in range(2)]
-    row_A, column_A, h_A, smallest_A = torch.cat(parts, dim=1)
+    both = torch.cat(parts, dim=1)
+    row_A, column_A, h_A, smallest_A = both[:, both[1].argsort(stable=True)]
     assert torch.equal(row_A.long(), whole.row_A)
     assert torch.equal(column_A.long(), whole.column_A)
     assert torch.equal(h_A, whole.h_A)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saefeat.sae.step import Params, batch_top_k, row_products, step, weighted_rows
+from saefeat.sae.step import Params, batch_top_k, entries_above, row_products, step, true_at, weighted_rows
 
 D, F, N, K = 12, 40, 64, 5
 WIDTHS = {"batchtopk": (), "matryoshka": (8, 20, F)}
@@ -163,14 +163,37 @@ def test_batch_top_k_keeps_what_a_full_sort_keeps(
     if uneven:  # the sampled rows are the small or the large ones
         pre_NF *= torch.logspace(-3, 3, n)[:, None].flip(0) if seed % 2 else torch.logspace(-3, 3, n)[:, None]
     pre_NF, bias_F, norm_F = pre_NF.to(dtype), torch.randn(f, generator=g), torch.rand(f, generator=g) + 0.01
-    row_A, column_A, h_A, smallest = batch_top_k(pre_NF, bias_F, norm_F, total)
+    column_A, row_A, h_A, smallest = batch_top_k(pre_NF, torch.eye(f), bias_F, norm_F, total)
     scaled_NF = (pre_NF.float() + bias_F) * norm_F
     best = scaled_NF.flatten().sort(descending=True).values
     cut = max(float(best[min(total, len(best)) - 1]), 0.0)
-    expected = ((scaled_NF >= cut) & (scaled_NF > 0)).nonzero()
-    assert torch.equal(torch.stack([row_A, column_A], 1), expected)
+    expected = ((scaled_NF >= cut) & (scaled_NF > 0)).T.nonzero()
+    assert torch.equal(torch.stack([column_A, row_A], 1), expected)
     torch.testing.assert_close(h_A, (pre_NF.float() + bias_F)[row_A, column_A])
     assert smallest == (float(scaled_NF[row_A, column_A].min()) if len(expected) else None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("floor", [0.0, 0.4, 3.0])
+def test_blocks_of_features_hold_what_the_whole_product_holds(
+    monkeypatch: pytest.MonkeyPatch, floor: float, dtype: torch.dtype
+) -> None:
+    g = torch.Generator().manual_seed(3)
+    x_ND, W_FD = torch.randn(24, 8, generator=g).to(dtype), torch.randn(50, 8, generator=g)
+    bias_F, norm_F = torch.randn(50, generator=g), torch.rand(50, generator=g) + 0.1
+    h_FN = ((x_ND @ W_FD.to(dtype).T).float() + bias_F).T
+    monkeypatch.setattr("saefeat.sae.step.BLOCK_BYTES", 7 * 24 * x_ND.element_size())  # seven features, and one is left
+    column_A, row_A, h_A = entries_above(floor, x_ND, W_FD, bias_F, norm_F)
+    torch.testing.assert_close(h_A, h_FN[column_A, row_A])
+    held_FN = torch.zeros_like(h_FN, dtype=torch.bool)
+    held_FN[column_A, row_A] = True
+    assert len(h_A) == int(held_FN.sum())
+    assert not ((h_FN * norm_F[:, None] > floor) & ~held_FN).any()
+
+
+@given(st.lists(st.booleans(), max_size=100))
+def test_flags_are_found_eight_at_a_time(flags: list[bool]) -> None:
+    assert true_at(torch.tensor(flags, dtype=torch.bool)).tolist() == [i for i, flag in enumerate(flags) if flag]
 
 
 @given(st.integers(0, 10**6), st.integers(0, 50), st.integers(1, 9))
