@@ -7,11 +7,9 @@ from saefeat.label.families import families
 from saefeat.label.figures import circumplex_figure, similarity_figure
 from saefeat.label.geometry import (
     Prediction,
-    component_correlations,
     cosines,
     pair_ranks,
     predict_rating,
-    principal_components,
     unit_rows,
 )
 from saefeat.label.kinds import KINDS, Kinds, kinds, sentence
@@ -73,7 +71,6 @@ __all__ = [
     "choose_ridge",
     "circumplex_figure",
     "class_means",
-    "component_correlations",
     "corpora_of",
     "cosines",
     "crossing",
@@ -101,7 +98,6 @@ __all__ = [
     "pool_tokens",
     "pooled",
     "predict_rating",
-    "principal_components",
     "promoted_tokens",
     "q_values",
     "rank_table",

@@ -153,13 +153,3 @@ def principal_components(V_EF: np.ndarray, count: int = 2) -> tuple[np.ndarray, 
     place_EC = Q_EE[:, :count] * np.sqrt(value_E[:count])
     sign_C = np.sign(place_EC[np.abs(place_EC).argmax(0), np.arange(place_EC.shape[1])])
     return place_EC * np.where(sign_C == 0, 1, sign_C), value_E[:count] / max(value_E.sum(), 1e-300)
-
-
-def component_correlations(V_EF: np.ndarray, rating_EY: np.ndarray, count: int = 2) -> np.ndarray:
-    """(count, Y) Pearson correlations of the largest components with ratings (over rated emotions); signs are free."""
-    place_EC, _ = principal_components(V_EF, count)
-    columns = []
-    for rating_E in rating_EY.T:
-        rated = np.isfinite(rating_E)
-        columns.append(pearson(place_EC[rated], rating_E[rated][:, None]))
-    return np.stack(columns, 1)

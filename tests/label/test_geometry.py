@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from saefeat.label.geometry import (
     bootstrap_r,
-    component_correlations,
     cosines,
     left_out_predictions,
     pair_ranks,
@@ -127,17 +126,6 @@ def test_components_are_those_of_a_singular_value_decomposition() -> None:
     np.testing.assert_allclose(np.abs(place_EC), np.abs(U[:, :3] * s[:3]), atol=1e-9)
     np.testing.assert_allclose(share_C, s[:3] ** 2 / (s**2).sum())
     assert (place_EC[np.abs(place_EC).argmax(0), [0, 1, 2]] > 0).all()
-
-
-def test_component_correlations_find_the_planted_axes() -> None:
-    rng = np.random.default_rng(0)
-    rating_EY = rng.normal(size=(50, 2))
-    V_EF = rating_EY @ np.array([[5.0, 0, 0], [0, 2.0, 0]]) + 0.1 * rng.normal(size=(50, 3))
-    rating_EY[7, 1] = np.nan
-    r_CY = np.abs(component_correlations(V_EF, rating_EY))
-    assert r_CY[0, 0] > 0.95
-    assert r_CY[1, 1] > 0.95
-    assert r_CY[0, 1] < 0.4
 
 
 def test_pearson_of_columns_and_of_what_does_not_vary() -> None:
