@@ -10,29 +10,38 @@ Shapes: N texts, B bins.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saefeat.evaluate.report import quantity
+from saefeat.evaluate.drawing import (
+    COLOURS,
+    FAINT,
+    INK,
+    MARKERS,
+    OWN,
+    POINTS,
+    SIZE,
+    SMALL,
+    WIDE,
+    Values,
+    axis_of,
+    bare,
+    colours_of,
+    figure_of,
+    floats,
+    last_known,
+    room_of,
+    shortened,
+    spaced,
+    wrapped,
+)
+from saefeat.evaluate.shown import quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-INK, FAINT, GRID = "#222222", "#767676", "#e3e3e3"
-OWN = "#0072B2"
-COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
-MARKERS = "osD^vP"
-WIDE = 8.2  # inches: 902 pixels at 110 dpi
-SIZE, SMALL = 9.0, 8.0
-POINTS = 72  # an inch
-NAME = 28
-"""Characters of a name on one line; longer ones take two."""
-
-Values = Sequence[float | None] | np.ndarray
 
 
 # ---------------------------------------------------------------- what a highest score is worth
@@ -49,10 +58,10 @@ def reliability_figure(
     rows = [(name, values[name], colour, word) for name in groups
             for values, colour, word in ((emotional, COLOURS[0], "emotional"), (flat, OWN, "flat"))
             if name in values]  # fmt: skip
-    figure = _figure(max(3.6, 1.2 + 0.36 * len(rows)))
+    figure = figure_of(max(3.6, 1.2 + 0.36 * len(rows)))
     height = figure.get_size_inches()[1]
-    names = [f"{_shortened(name, 20)}, {word} ({np.isfinite(v).sum():,})" for name, v, _, word in rows]
-    start = 0.42 + (_room(figure, names) + 0.1) / WIDE
+    names = [f"{shortened(name, 20)}, {word} ({np.isfinite(v).sum():,})" for name, v, _, word in rows]
+    start = 0.42 + (room_of(figure, names) + 0.1) / WIDE
     bottom, high = 0.62 / height, 1 - 1.02 / height
     left = figure.add_axes((0.075, bottom, 0.335, high))
     right = figure.add_axes((start, bottom, 0.98 - start, high))
@@ -64,7 +73,7 @@ def reliability_figure(
     if len(true_N):
         left.axhline(float(true_N.mean()), color=FAINT, lw=0.8, ls=(0, (4, 3)))
     left.set_ylim(-0.03, 1.03)
-    _axis(left.yaxis, [0, 0.25, 0.5, 0.75, 1.0], percent=True)
+    axis_of(left.yaxis, [0, 0.25, 0.5, 0.75, 1.0], percent=True)
     left.set_title("Share of texts that are emotional", loc="left", fontsize=SIZE, color=INK)
     counts = [f"{n:,.0f}" for n in sorted({min(count_B, default=0), max(count_B, default=0)})]
     each = f"{' to '.join(counts)} texts a point"
@@ -82,7 +91,7 @@ def reliability_figure(
     marked = "" if level is None else "\ndotted: stands out from here"
     right.set_xlabel(f"median, middle half, 5 to 95 %{marked}", fontsize=SMALL, color=INK)
     for axes in (left, right):
-        _bare(axes, grid="y" if axes is left else "x")
+        bare(axes, grid="y" if axes is left else "x")
         if level is not None:
             axes.axvline(level, color=FAINT, lw=1, ls=":")
     return figure
@@ -145,21 +154,21 @@ def _curves(
 ) -> Figure:  # fmt: skip
     """Curves over places of equal distance, each named at its end, names kept apart."""
     unit = "percent" if percent else "number"
-    curves = {name: _floats(value, len(ticks)) for name, value in values.items()}
-    labels = {n: f"{_wrapped(n)} {quantity(_last(v)[1], unit)}" for n, v in curves.items() if _last(v)[0] >= 0}
-    figure = _figure(max(4.2, 0.9 + 0.34 * len(labels)))
+    curves = {name: floats(value, len(ticks)) for name, value in values.items()}
+    labels = {n: f"{wrapped(n)} {quantity(last_known(v)[1], unit)}" for n, v in curves.items() if last_known(v)[0] >= 0}
+    figure = figure_of(max(4.2, 0.9 + 0.34 * len(labels)))
     height = figure.get_size_inches()[1]
-    margin = _room(figure, labels.values()) + 0.3
+    margin = room_of(figure, labels.values()) + 0.3
     bottom = (0.55 + 0.15 * any("\n" in t for t in ticks)) / height
     axes = figure.add_axes((0.085, bottom, 0.915 - margin / WIDE, 0.95 - bottom))
-    colours = _colours(curves, own, nulls)
+    colours = colours_of(curves, own, nulls)
     for i, (name, value) in enumerate(curves.items()):
         x = np.flatnonzero(np.isfinite(value))
         style: dict[str, Any] = {"ls": (0, (4, 2)), "lw": 1.1} if name in nulls else {"lw": 2.4 if name in own else 1.5}
         axes.plot(x, value[x], color=colours[name], marker=MARKERS[i % len(MARKERS)], ms=4.5, label=name,
                   zorder=4 if name in own else 3, **style)  # fmt: skip
         if name in intervals:
-            low, high = (_floats(end, len(ticks)) for end in intervals[name])
+            low, high = (floats(end, len(ticks)) for end in intervals[name])
             if name in own:
                 axes.fill_between(x, low[x], high[x], color=colours[name], alpha=0.15, lw=0, zorder=2)
             else:
@@ -171,8 +180,8 @@ def _curves(
     axes.set_xticks(range(len(ticks)), ticks, fontsize=SMALL, color=INK)
     axes.set_xlabel(xlabel, fontsize=SIZE, color=INK)
     axes.set_ylabel(ylabel, fontsize=SIZE, color=INK)
-    _axis(axes.yaxis, percent=percent)
-    _bare(axes, grid="y")
+    axis_of(axes.yaxis, percent=percent)
+    bare(axes, grid="y")
     _name_ends(axes, {name: curves[name] for name in labels}, labels, colours)
     return figure
 
@@ -185,7 +194,7 @@ def _name_ends(
         return
     box = axes.get_window_extent()
     per_point = axes.figure.dpi / POINTS
-    ends = {name: _last(value) for name, value in curves.items()}
+    ends = {name: last_known(value) for name, value in curves.items()}
     y = np.array([axes.transData.transform((0, ends[name][1]))[1] for name in curves]) / per_point
     high = np.array([1.22 * SMALL * (1 + labels[name].count("\n")) + 1.5 for name in curves])
     places = spaced(y, high, box.y0 / per_point - 8, box.y1 / per_point + 8)
@@ -198,31 +207,6 @@ def _name_ends(
             labels[name], (x, value), (right + 0.008 * (right - left), at), fontsize=SMALL, color=colours[name],
             va="center", ha="left", arrowprops=arrow, annotation_clip=False, parse_math=False,
         )  # fmt: skip
-
-
-def spaced(middle_n: np.ndarray, high_n: np.ndarray, low: float, top: float) -> np.ndarray:
-    """Middles of boxes of the given heights, in the same order and near where they were, none over another and all
-    within [low, top] as far as they fit: neighbours that touch become a block around their mean."""
-    order = np.argsort(middle_n, kind="stable")
-    blocks: list[list[Any]] = []  # [wanted middles relative to the block's start, members, height]
-    for i in order:
-        blocks.append([[middle_n[i] - high_n[i] / 2], [i], high_n[i]])
-        while len(blocks) > 1 and _start(blocks[-2], low, top) + blocks[-2][2] > _start(blocks[-1], low, top):
-            starts, members, height = blocks.pop()
-            blocks[-1][0] += [start - blocks[-1][2] for start in starts]
-            blocks[-1][1] += members
-            blocks[-1][2] += height
-    out = np.zeros(len(middle_n))
-    for block in blocks:
-        at = _start(block, low, top)
-        for i in block[1]:
-            out[i] = at + high_n[i] / 2
-            at += high_n[i]
-    return out
-
-
-def _start(block: list[Any], low: float, top: float) -> float:
-    return max(low, min(float(np.mean(block[0])), top - block[2]))
 
 
 # ---------------------------------------------------------------- bars
@@ -239,20 +223,20 @@ def bars_figure(
 ) -> Figure:
     """Bars by group, for instance of labelled sets, one a representation, each with its value at its end."""
     unit = "percent" if percent else "number"
-    bars = {name: _floats(value, len(groups)) for name, value in values.items()}
+    bars = {name: floats(value, len(groups)) for name, value in values.items()}
     rows = math.ceil(len(bars) / 3)
     high = 0.19 * (len(bars) + 0.8) * len(groups)
-    figure = _figure(high + 0.75 + 0.2 * rows)
+    figure = figure_of(high + 0.75 + 0.2 * rows)
     height = figure.get_size_inches()[1]
-    names = [_wrapped(group) for group in groups]
-    margin = _room(figure, names) + 0.2
+    names = [wrapped(group) for group in groups]
+    margin = room_of(figure, names) + 0.2
     axes = figure.add_axes((margin / WIDE, 0.55 / height, 1 - (margin + 0.25) / WIDE, high / height))
-    colours = _colours(bars, own, nulls)
+    colours = colours_of(bars, own, nulls)
     ends = [*(v[np.isfinite(v)] for v in bars.values())]
     step = 1 / (len(bars) + 0.8)
     for i, (name, value) in enumerate(bars.items()):
         y = np.arange(len(groups)) + (i - (len(bars) - 1) / 2) * step
-        low, top = (_floats(end, len(groups)) for end in (intervals or {}).get(name, (value, value)))
+        low, top = (floats(end, len(groups)) for end in (intervals or {}).get(name, (value, value)))
         ends += [top[np.isfinite(top)], low[np.isfinite(low)]]
         seen = np.isfinite(value)
         axes.barh(y[seen], value[seen], 0.86 * step, color=colours[name], label=name, zorder=2,
@@ -273,11 +257,11 @@ def bars_figure(
     axes.set_yticks(range(len(groups)), names, fontsize=SMALL, color=INK, parse_math=False)
     marked = "dotted: chance" if chance is not None else ""
     axes.set_xlabel("; ".join(part for part in (xlabel, marked) if part), fontsize=SIZE, color=INK)
-    _axis(axes.xaxis, percent=percent)
-    _bare(axes, grid="x")
+    axis_of(axes.xaxis, percent=percent)
+    bare(axes, grid="x")
     if chance is not None:
         axes.axvline(chance, color=INK, lw=1, ls=":", zorder=2.5)
-    legend = axes.legend(axes.containers, [_shortened(name, 40) for name in bars], loc="lower left",
+    legend = axes.legend(axes.containers, [shortened(name, 40) for name in bars], loc="lower left",
                          bbox_to_anchor=(0, 1), ncols=3, fontsize=SMALL, frameon=False, borderaxespad=0.2,
                          columnspacing=1.4, handlelength=1.2)  # fmt: skip
     for text in legend.get_texts():
@@ -290,16 +274,16 @@ def models_figure(models: Sequence[str], metrics: Mapping[str, Values], *, perce
 
     percent: the metrics that are shares. Panels do not begin at zero: their dots are for comparing models.
     """
-    names = [_wrapped(model) for model in models]
+    names = [wrapped(model) for model in models]
     rows = math.ceil(len(metrics) / 3) or 1
     columns = math.ceil(len(metrics) / rows) or 1
     panel, head = 0.34 * len(models), 0.55
-    figure = _figure(rows * (panel + head) + 0.15)
+    figure = figure_of(rows * (panel + head) + 0.15)
     height = figure.get_size_inches()[1]
-    margin = _room(figure, names) + 0.2
+    margin = room_of(figure, names) + 0.2
     wide = (WIDE - margin - 0.15) / columns
     for i, (metric, value) in enumerate(metrics.items()):
-        value_M, y = _floats(value, len(models)), np.arange(len(models))
+        value_M, y = floats(value, len(models)), np.arange(len(models))
         unit = "percent" if metric in percent else "number"
         row, column = divmod(i, columns)
         bottom = height - (row + 1) * (panel + head)
@@ -318,81 +302,8 @@ def models_figure(models: Sequence[str], metrics: Mapping[str, Values], *, perce
             )  # fmt: skip
         axes.set_ylim(len(models) - 0.5, -0.5)
         axes.set_yticks(y, names if column == 0 else [""] * len(models), fontsize=SMALL, color=INK, parse_math=False)
-        axes.set_title(_wrapped(metric), loc="left", fontsize=SIZE, color=INK, parse_math=False)
-        _bare(axes, grid="y")
+        axes.set_title(wrapped(metric), loc="left", fontsize=SIZE, color=INK, parse_math=False)
+        bare(axes, grid="y")
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
     return figure
-
-
-# ---------------------------------------------------------------- parts
-def _figure(high: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDE, high), dpi=110, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _bare(axes: Axes, grid: str) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.grid(axis=grid, color=GRID, lw=0.7)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=SMALL)
-
-
-def _axis(axis: Any, ticks: Sequence[float] | None = None, *, percent: bool) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    if ticks is not None:
-        axis.set_ticks(ticks)
-    if percent:
-        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %".replace("-", "−")))
-
-
-def _colours(names: Collection[str], own: Collection[str], nulls: Collection[str]) -> dict[str, str]:
-    """Blue for the first of one's own, grey for nulls, the other colours in turn."""
-    colours, first = {}, next((name for name in names if name in own), None)
-    turn = 0
-    for name in names:
-        if name == first or name in nulls:
-            colours[name] = OWN if name == first else FAINT
-        else:
-            colours[name] = COLOURS[turn % len(COLOURS)]
-            turn += 1
-    return colours
-
-
-def _floats(values: Values, n: int) -> np.ndarray:
-    """Values as floats (n,), None as NaN; ValueError if there are not n."""
-    floats = np.array([np.nan if v is None else float(v) for v in values])
-    if len(floats) != n:
-        raise ValueError(f"{len(floats)} values for {n} places")
-    return floats
-
-
-def _last(value: np.ndarray) -> tuple[int, float]:
-    """Place and height of a curve's last known point; place -1 if there is none."""
-    known = np.flatnonzero(np.isfinite(value))
-    return (int(known[-1]), float(value[known[-1]])) if len(known) else (-1, math.nan)
-
-
-def _shortened(name: str, width: int) -> str:
-    return name if len(name) <= width else name[: width - 1] + "…"
-
-
-def _wrapped(name: str) -> str:
-    return "\n".join(textwrap.wrap(name, NAME, max_lines=2, placeholder="…")) or "–"
-
-
-def _room(figure: Figure, texts: Collection[str], size: float = SMALL) -> float:
-    """Inches that the widest line of the texts takes."""
-    from matplotlib.font_manager import FontProperties
-
-    renderer, font = figure.canvas.get_renderer(), FontProperties(size=size)  # type: ignore[attr-defined]
-    lines = [line for text in texts for line in text.split("\n")]
-    wide = (renderer.get_text_width_height_descent(line, font, ismath=False)[0] for line in lines)
-    return max(wide, default=0.0) / figure.dpi

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from saefeat.evaluate.drawing import spaced
 from saefeat.evaluate.figures import (
     bars_figure,
     length_figure,
@@ -19,7 +20,6 @@ from saefeat.evaluate.figures import (
     models_figure,
     reliability_figure,
     share_by_bin,
-    spaced,
 )
 
 KS = (1, 2, 4, 8, None)

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from saefeat.atlas import STATEMENT
 from saefeat.errors import InputError
-from saefeat.evaluate.report import as_html, as_markdown, as_text, cell, quantity, write_report
+from saefeat.evaluate.report import as_html, as_markdown, as_text, write_report
+from saefeat.evaluate.shown import cell, quantity
 
 ODD = "A <script>alert(1)</script> | b_*c*"
 RESULTS = {
