@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from saefeat.atlas import Atlas
+from saefeat.atlas import Atlas, IndexedTexts
+from saefeat.corpus import TextItem
 
 __all__ = ["Saefeat", "load"]
 
@@ -41,9 +42,22 @@ class Saefeat:
             return next(iter(self.atlas.encode([text], **options)))
         return list(self.atlas.encode(text, **options))
 
-    def similar(self, text: str, **options: Any) -> dict[str, Any]:
-        """The stories nearest to a text. See `Atlas.similar`."""
+    def similar(self, text: str | None = None, **options: Any) -> dict[str, Any]:
+        """The stories, or (within=) the texts of an index, nearest to a text, a profile or features.
+
+        within: a directory, or what `texts` opened, which saves opening it for every query. See `Atlas.similar`.
+        """
         return self.atlas.similar(text, **options)
+
+    def add_texts(
+        self, texts: Iterable[str | TextItem], to: str | Path | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Keep the profiles of texts in an index directory (None: the default one). See `Atlas.add_texts`."""
+        return self.atlas.add_texts(texts, to, **options).to_dict()
+
+    def texts(self, directory: str | Path) -> IndexedTexts:
+        """Open an index of texts for several queries."""
+        return IndexedTexts(directory, self.atlas)
 
     def features(self, emotion: str, **options: Any) -> list[dict[str, Any]]:
         """The features that tell an emotion best. See `Atlas.features`."""

@@ -9,7 +9,7 @@ import dataclasses
 import tomllib
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -138,8 +138,9 @@ class ReadoutConfig:
     """Where and with what pool a text's state is read."""
 
     name: str = "story"
-    pool: Literal["mean", "last"] = "mean"
-    """mean: over the text's tokens; last: the last token after the continuation."""
+    pool: Literal["mean", "last", "opening"] = "mean"
+    """mean: over the text's tokens; last: the last token after the continuation; opening: mean over what the chat
+    template writes between a turn and the next, where its speaker is about to speak."""
     power: float = 0.5
     """A pooled feature is its mean activation raised to this power: 1 keeps the mean, less damps loud features."""
     continuation: str = ""
@@ -152,13 +153,24 @@ class ReadoutConfig:
     """Whether its prototypes are fitted on the stories."""
     also: tuple[str, ...] = ()
     """Further corpora, of the same emotions, on which they are fitted too."""
+    dialogues: tuple[str, ...] = ()
+    """Dialogue corpora on which they are fitted too, in the chat frame: pool mean reads each turn's own speaker, pool
+    opening whoever has just spoken."""
     below: int | None = None
     """'auto' takes it for texts of fewer tokens than this; None: for whatever no other readout takes."""
 
     def __post_init__(self) -> None:
         _require(0 < self.power <= 1, f"power must lie above 0 and be at most 1, not {self.power}")
         _require(self.below is None or self.below > 0, f"below must be positive, not {self.below}")
-        _require(self.stories or bool(self.also), f"readout {self.name} has nothing to be fitted on")
+        fitted = self.stories or bool(self.also) or bool(self.dialogues)
+        _require(fitted, f"readout {self.name} has nothing to be fitted on")
+        chat = self.frame == "chat"
+        opens = chat and not self.continuation
+        what = f"readout {self.name}: openings are those of the chat frame, without a continuation"
+        _require(opens or self.pool != "opening", what)
+        plain = chat and not self.stories and self.pool != "last" and self.below is None
+        what = f"readout {self.name}: dialogues are read in the chat frame, as a mean or opening, without stories"
+        _require(plain or not self.dialogues, what, "set frame, pool, stories = false, and no below")
 
 
 STORY = ReadoutConfig(name="story", pool="mean")
@@ -172,6 +184,12 @@ WITH_SHORT_TEXTS = (
     ReadoutConfig(name="turn", frame="chat", stories=False, also=(SHORT_TEXTS,)),
 )
 """story: narratives; felt: what a short text expresses; turn: a user's turn in a conversation."""
+DIALOGUES = "dialogues"
+"""The corpus of dialogues that ships."""
+SPEAKER = ReadoutConfig(name="speaker", frame="chat", stories=False, also=(SHORT_TEXTS,), dialogues=(DIALOGUES,))
+OTHER = replace(SPEAKER, name="other", pool="opening", power=1.0)
+OF_DIALOGUES = (SPEAKER, OTHER)
+"""speaker: of a turn, who speaks; other: where a turn opens or is to open, the one who has just spoken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +201,8 @@ class LabelConfig:
     topics: tuple[str, ...] = ()
     """Topics that prototypes and labels are made from; (): all."""
     readouts: tuple[ReadoutConfig, ...] = ()
-    """(): story, felt and turn where the corpus of short texts has the stories' emotions, else story alone."""
+    """(): story, felt and turn where the corpus of short texts has the stories' emotions, and speaker and other where
+    the dialogues have them too and the model has a chat template; else story alone."""
     ratings: str = ""
     """Valence and arousal of emotion words (.jsonl, .csv, .tsv); '': those that ship."""
     ridge: float | None = None
@@ -194,8 +213,9 @@ class LabelConfig:
     def __post_init__(self) -> None:
         _require(self.ridge is None or self.ridge > 0, f"ridge must be positive, not {self.ridge}")
         _require(len({r.name for r in self.readouts}) == len(self.readouts), "readouts must have distinct names")
-        unbounded = [r for r in self.readouts if r.below is None]
-        _require(not self.readouts or bool(unbounded), "one readout must be without a bound (below)")
+        unbounded = [r for r in self.readouts if r.below is None and not r.dialogues]
+        what = "one readout must be without a bound (below) and without dialogues"
+        _require(not self.readouts or bool(unbounded), what)
 
 
 @dataclass(frozen=True, kw_only=True)

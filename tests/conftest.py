@@ -38,6 +38,13 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def talking_atlas(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    """A tiny atlas with readouts of dialogues: speaker, other and story; its label directory lies beside indexes/."""
+    directory = build_tiny_atlas(tmp_path_factory.mktemp("talking"), dialogues=True)
+    return Atlas.open(directory, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
 def tiny_atlas(tiny_root: Path) -> Atlas:
     """The tiny atlas, open, its model in float32."""
     return Atlas.open(tiny_root / "indexes" / "tiny", device="cpu", dtype="float32")

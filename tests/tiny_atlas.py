@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from saefeat.atlas import build_atlas
-from saefeat.config import FELT, STORY, LabelConfig
+from saefeat.config import FELT, OF_DIALOGUES, STORY, LabelConfig, ReadoutConfig
 from saefeat.corpus import load_corpus
 from saefeat.label import label
 from saefeat.sae import SAE, save_sae
@@ -48,6 +50,27 @@ def write_corpus(directory: Path) -> Path:
     return directory
 
 
+def write_dialogues(directory: Path) -> Path:
+    """Of each topic four dialogues of four turns, every emotion once the user's and once the assistant's, and a flat
+    one."""
+    directory.mkdir(parents=True)
+    names, dialogues, flat = list(EMOTIONS), [], []
+    for shift, (topic, place) in enumerate(TOPICS.items(), 1):
+        for i, user in enumerate(names):
+            assistant = names[(i + shift) % len(names)]
+            turns = [f"{EMOTIONS[(user, assistant)[n % 2]]}, {place}, {n}" for n in range(4)]
+            dialogues.append({"user": user, "assistant": assistant, "topic": f"d{topic}", "messages": _spoken(turns)})
+        said = [f"The table has {n + 3} legs, {place}" for n in range(4)]
+        flat.append({"topic": f"d{topic}", "messages": _spoken(said)})
+    for name, rows in (("dialogues.jsonl", dialogues), ("neutral.jsonl", flat)):
+        (directory / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return directory
+
+
+def _spoken(turns: Sequence[str]) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+
+
 def write_model(directory: Path) -> Path:
     """The tiny subject as a HF directory, so that it can be loaded by name in another process."""
     subject = tiny_subject()
@@ -83,12 +106,17 @@ def write_sae(directory: Path, subject: Subject, *, seed: int = 0) -> Path:
     return save_sae(sae, directory)
 
 
-def build_tiny_atlas(root: Path, *, name: str = "tiny") -> Path:
-    """Model, corpus, SAE, labels and the atlas `root`/indexes/`name`; returns the atlas."""
+def build_tiny_atlas(root: Path, *, name: str = "tiny", dialogues: bool = False) -> Path:
+    """Model, corpus, SAE, labels and the atlas `root`/indexes/`name`; returns the atlas. dialogues: with readouts of
+    a corpus of them."""
     model = write_model(root / "model")
     subject = load_subject(str(model), device="cpu", dtype="float32")
     corpus = load_corpus(write_corpus(root / "stories"))
     sae = write_sae(root / "sae", subject)
-    config = LabelConfig(stories=str(root / "stories"), readouts=(STORY, FELT))
+    readouts: tuple[ReadoutConfig, ...] = (STORY, FELT)
+    if dialogues:
+        own = (str(write_dialogues(root / "dialogues")),)
+        readouts = (*(replace(one, also=(), dialogues=own) for one in OF_DIALOGUES), STORY)
+    config = LabelConfig(stories=str(root / "stories"), readouts=readouts)
     labels = label(subject, [sae], corpus, config, root / "labels")
     return build_atlas(labels, [sae], root / "indexes" / name, subject=subject, name=name)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saefeat.atlas.build import EXAMPLES
 from saefeat.atlas.examples import read_examples
+from saefeat.atlas.filters import Scalar
 from saefeat.atlas.index import emotion_query, search
-from saefeat.atlas.nearest import DIGITS, explain, profile
+from saefeat.atlas.indexed import IndexedTexts
+from saefeat.atlas.nearest import DIGITS, explain
 from saefeat.atlas.opened import Opened
 from saefeat.atlas.pooled import Pooled, pooled_texts
+from saefeat.atlas.profiles import Added, add_texts
+from saefeat.atlas.similar import similar
 from saefeat.corpus import TextItem
 from saefeat.errors import InputError
 from saefeat.label import pool_tokens
@@ -122,26 +127,29 @@ class Atlas(Opened):
             features = {f"{sae}.{index}": round(float(pooled.x_F[index]), DIGITS) for index in active}
             yield {"id": pooled.item.id, "readout": pooled.readout, "features": features} | self._marks()
 
-    def similar(self, text: str, *, top: int = 5, readout: str = "auto") -> dict[str, Any]:
-        """The stories whose emotion profile is nearest to the text's, by cosine (1 is the same direction):
-        {"id", "readout", "stories": [{"story", "similarity", "emotion", "family", "topic", "text"}]}."""
-        if top < 1:
-            raise InputError(f"top must be at least 1, not {top}")
-        pooled = next(pooled_texts(self, [text], readout, False))
-        assert pooled.x_F is not None
-        scores_E = self.prototypes[pooled.readout].scores(pooled.x_F)
-        if pooled.readout not in self.story_readouts:
-            what = f"readout {pooled.readout} has read no stories to compare with"
-            raise InputError(what, do="use " + " or ".join(self.story_readouts))
-        first = self.story_readouts.index(pooled.readout) * self.n_stories
-        query = profile(scores_E[None])[0]
-        numbers, products = search(self.story_index, query, first=first, count=self.n_stories, top=top)
-        rows = []
-        for number, product in zip(numbers, products, strict=True):
-            story = self.stories[number]
-            place = {"emotion": story.emotion, "family": self.families.get(story.emotion), "topic": story.topic}
-            rows.append({"story": int(number), "similarity": round(float(product), 4), **place, "text": story.text})
-        return {"id": pooled.item.id, "readout": pooled.readout, "stories": rows} | self._marks()
+    def similar(
+        self,
+        text: str | None = None,
+        *,
+        profile: Mapping[str, float] | None = None,
+        features: Mapping[str, float] | None = None,
+        within: IndexedTexts | Path | str | None = None,
+        where: Mapping[str, Scalar] | Sequence[str] = (),
+        emotions: Sequence[str] = (),
+        top: int | None = 5,
+        readout: str = "auto",
+    ) -> dict[str, Any]:
+        """The stories, or the texts of an index, whose emotion profile is nearest, by cosine (1 is the same
+        direction). See `saefeat.atlas.similar`."""
+        result = similar(
+            self, text, profile=profile, features=features, within=within, where=where, emotions=emotions, top=top,
+            readout=readout,
+        )  # fmt: skip
+        return result | self._marks()
+
+    def add_texts(self, texts: Iterable[str | TextItem], to: Path | str | None = None, **options: Any) -> Added:
+        """Keep the profiles of texts in an index directory. See `saefeat.atlas.profiles.add_texts`."""
+        return add_texts(self, texts, to, **options)
 
     # ------------------------------------------------------------ features and emotions
     def features(

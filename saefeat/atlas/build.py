@@ -13,7 +13,7 @@ import numpy as np
 
 from saefeat import __version__
 from saefeat.atlas.examples import gather, write_examples
-from saefeat.atlas.index import emotion_rows, half_scale, write_index
+from saefeat.atlas.index import half_scale, write_index
 from saefeat.atlas.locate import FORMAT, MANIFEST, VERSION
 from saefeat.atlas.nearest import Prototype, profile
 from saefeat.corpus import StoryCorpus, load_corpus
@@ -26,9 +26,7 @@ from saefeat.subject import Fingerprint, Subject, recipes
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None] | None
 
-LABELS, PROTOTYPES, EMOTIONS, STORIES, EXAMPLES = (
-    "labels.parquet", "prototypes.safetensors", "emotions.faiss", "stories.faiss", "examples.h5",
-)  # fmt: skip
+LABELS, PROTOTYPES, STORIES, EXAMPLES = "labels.parquet", "prototypes.safetensors", "stories.faiss", "examples.h5"
 SAE_FILES = ("cfg.json", "sae_weights.safetensors", "sparsity.safetensors")
 WEIGHTS = "sae_weights.safetensors"
 SHIPPED_SAE = "checkpoints:"
@@ -82,9 +80,6 @@ def build_atlas(
             prototypes[readout] = Prototype(half_FE, fit.bias_E), scale
         names = [readout["name"] for readout in told["readouts"]]
         _write_prototypes(made / PROTOTYPES, {n: prototypes[n] for n in names})
-        width = max(sae.n_features for sae, _ in loaded.values())
-        triples = [(prototypes[n][0].W_FE, prototypes[n][0].bias_E, prototypes[n][1]) for n in names]
-        write_index(emotion_rows(triples, width), made / EMOTIONS)
 
         # a story's profile is by prototypes that never saw its topic
         profiles = [
@@ -112,7 +107,7 @@ def build_atlas(
             "families": told["families"],
             "topics": told["topics"],
             "stories": len(stories),
-            "files": {f: sha256_file(made / f) for f in (LABELS, PROTOTYPES, EMOTIONS, STORIES, EXAMPLES)},
+            "files": {f: sha256_file(made / f) for f in (LABELS, PROTOTYPES, STORIES, EXAMPLES)},
             "provenance": _provenance(told, [path for _, path in loaded.values()]),
         }
         write_json(made / MANIFEST, manifest)

@@ -9,7 +9,9 @@ from typing import Any
 from saefeat.errors import FormatError, InputError, UnknownName
 from saefeat.files import home, read_json, shipped
 
-MANIFEST, FORMAT, VERSION = "atlas.json", "atlas", 2
+MANIFEST, FORMAT, VERSION = "atlas.json", "atlas", 3
+"""Format 1 has scores without a direction of flat texts; 2 has emotions.faiss, which is not read; 3 readouts of
+dialogues."""
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from saefeat.atlas.build import EMOTIONS, EXAMPLES, LABELS, PROTOTYPES, STORIES
+from saefeat.atlas.build import EXAMPLES, LABELS, PROTOTYPES, STORIES
 from saefeat.atlas.examples import read_stories
-from saefeat.atlas.index import read_index
+from saefeat.atlas.index import emotion_rows, make_index, read_index
 from saefeat.atlas.locate import MANIFEST, find_atlas, read_manifest
 from saefeat.atlas.nearest import Prototype
 from saefeat.atlas.verify import checked_sae, verify
@@ -84,6 +84,11 @@ class Opened:
         self._subject = subject
 
     @property
+    def allows_other_weights(self) -> bool:
+        """Whether a model with other weights than those the atlas was made with may be used."""
+        return self._allow
+
+    @property
     def primary(self) -> str:
         """The name of the SAE that a bare feature number means."""
         return next(iter(self.sae_entries))
@@ -144,8 +149,10 @@ class Opened:
 
     @cached_property
     def emotion_index(self) -> Any:
-        rows = len(self.readouts) * len(self.emotion_names)
-        return read_index(self.directory / EMOTIONS, rows=rows, width=self.width + 1)
+        """The prototypes of all readouts for `search`, in the order of the readouts."""
+        scales = {name: told["scale"] for name, told in self.readouts.items()}
+        triples = [(one.W_FE, one.bias_E, scales[name]) for name, one in self.prototypes.items()]
+        return make_index(emotion_rows(triples, self.width))
 
     @cached_property
     def story_index(self) -> Any:
@@ -156,6 +163,11 @@ class Opened:
     def story_readouts(self) -> list[str]:
         """The readouts in which the stories have profiles, in the order of their index."""
         return [name for name, told in self.readouts.items() if told.get("stories", True)]
+
+    @property
+    def text_readouts(self) -> list[str]:
+        """The readouts that are fitted on texts alone: those that features are labelled by."""
+        return [name for name, told in self.readouts.items() if not told.get("dialogues")]
 
     def verify(self) -> list[str]:
         """What is wrong with the files of this atlas; [] if they are whole and as they were written."""
@@ -188,5 +200,8 @@ class Opened:
     def readout_config(self, name: str) -> ReadoutConfig:
         """Where and with what pool a readout reads."""
         told = self.readouts[name]
-        settings = {key: told[key] for key in ("pool", "continuation", "frame", "stories", "below") if key in told}
-        return ReadoutConfig(name=name, power=told.get("power", 1.0), also=tuple(told.get("also", ())), **settings)
+        settings: dict[str, Any] = {
+            key: told[key] for key in ("pool", "continuation", "frame", "stories", "below") if key in told
+        }
+        settings |= {key: tuple(told.get(key, ())) for key in ("also", "dialogues")}
+        return ReadoutConfig(name=name, power=told.get("power", 1.0), **settings)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from saefeat.atlas.build import SAE_FILES, SHIPPED_SAE
 from saefeat.atlas.locate import MANIFEST, read_manifest
-from saefeat.atlas.verify import sae_path, verify
+from saefeat.atlas.verify import files_of, sae_path, verify
 from saefeat.errors import FormatError, InputError
 from saefeat.files import atomic_directory, atomic_path
 
@@ -30,6 +30,7 @@ def pack(directory: Path | str, out: Path | str) -> Path:
     if problems:
         raise FormatError(f"is not whole: {problems[0]}", where=directory, do="see saefeat atlas verify")
     manifest = read_manifest(directory)
+    manifest["files"] = files_of(manifest)
     files = {name: directory / name for name in manifest["files"]}
     for entry in manifest["saes"]:
         folder = sae_path(directory, entry)

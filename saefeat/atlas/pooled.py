@@ -13,7 +13,9 @@ from saefeat.corpus import TextItem
 from saefeat.errors import InputError
 from saefeat.label import pool_texts
 
-CHUNK = 32
+FIRST, CHUNK = 16, 256
+"""Texts that are taken together, at first and at most, twice as many each time: the first answers come soon, and later
+batches can be of texts of like length (with 32 texts one token in twelve is padding, with 256 one in seventy)."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ def pooled_texts(atlas: Opened, texts: Iterable[str | TextItem], readout: str, k
     if readout != "auto":
         atlas.check_readout(readout)
     chunk: list[TextItem] = []
+    size = min(FIRST, CHUNK)
     for number, text in enumerate(texts, 1):
         chunk.append(TextItem(str(number), text) if isinstance(text, str) else text)
-        if len(chunk) == CHUNK:
+        if len(chunk) == size:
             yield from _pooled_chunk(atlas, chunk, readout, keep_going)
-            chunk = []
+            chunk, size = [], min(2 * size, CHUNK)
     if chunk:
         yield from _pooled_chunk(atlas, chunk, readout, keep_going)
 

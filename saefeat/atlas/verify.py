@@ -12,6 +12,9 @@ from saefeat.errors import FormatError, InputError
 from saefeat.files import sha256_file, shipped
 from saefeat.sae import SAE, load_sae
 
+UNREAD = ("emotions.faiss",)
+"""What older atlases hold beside the prototypes that say the same."""
+
 
 def sae_path(directory: Path, entry: Mapping[str, Any]) -> Path:
     """The folder of an SAE of the atlas in `directory`. Raises FormatError for a path that leads elsewhere."""
@@ -40,13 +43,18 @@ def checked_sae(directory: Path, entry: Mapping[str, Any]) -> SAE:
     return sae
 
 
+def files_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """File → SHA-256 of what an atlas is read from; one of format 2 or 1 lists more."""
+    return {name: digest for name, digest in manifest.get("files", {}).items() if name not in UNREAD}
+
+
 def verify(directory: Path) -> list[str]:
     """One line for everything that is wrong; [] for a whole atlas. Raises FormatError if there is no manifest."""
     from saefeat.atlas.opened import Opened
 
     manifest = read_manifest(directory)
     problems = []
-    for name, digest in manifest.get("files", {}).items():
+    for name, digest in files_of(manifest).items():
         path = directory / name
         if not path.is_file():
             problems.append(f"{name} is missing")

@@ -25,7 +25,7 @@ from saefeat.causal.scenario_figures import Dots, dots_figure
 from saefeat.causal.tables import PARTS, Ids, cell, is_odd, parts, row, section, share_interval
 from saefeat.errors import InputError
 from saefeat.files import shipped
-from saefeat.trace import trace
+from saefeat.trace import reply_readout, trace, turn_readout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,6 +191,7 @@ def study_ladders(
         _summary(part, {place: f.of(np.flatnonzero(odd_L == (part == "odd"))) for place, f in followed.items()}, seed)
         for part in parts(ids)
     ]
+    sections[0]["notes"] = [read_by(atlas)]
     sections.append(_each(atlas.emotion_names, ladders, followed))
     figure = _figure([_name(atlas.emotion_names, one) for one in ladders], followed, seed)
     return LadderStudy({"sections": sections}, figure, followed)
@@ -208,6 +209,11 @@ def read_places(atlas: Atlas, texts: Sequence[str], on_progress: Progress = None
         if on_progress:
             on_progress(done, len(texts))
     return {place: np.array(own) for place, own in rows.items()}
+
+
+def read_by(atlas: Atlas) -> str:
+    """A note on which readouts read."""
+    return f"Turns are read by the readout '{turn_readout(atlas)}', reply starts by '{reply_readout(atlas)}'."
 
 
 def _summary(part: str, followed: Mapping[str, Followed], seed: int) -> dict[str, Any]:

@@ -25,7 +25,9 @@ Generate = Callable[[Sequence[Messages]], Sequence[str]]
 """Conversations to the reply that the model gives to each."""
 MESSAGE, MESSAGE_START, MESSAGE_REPLY = "message: writer", "message: start of reply", "message: generated reply"
 USER, START, REPLY = "dialogue: user", "dialogue: start of reply", "dialogue: assistant"
-PLACES = (MESSAGE, MESSAGE_START, MESSAGE_REPLY, USER, START, REPLY)
+MESSAGE_HELD, HELD = "message: writer, where the reply starts", "dialogue: user, where the reply starts"
+"""What the writer, or user, should feel, read where the assistant is about to speak."""
+PLACES = (MESSAGE, MESSAGE_HELD, MESSAGE_START, MESSAGE_REPLY, USER, HELD, START, REPLY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,7 @@ def read_scenarios(
         answered = [*ask, {"role": "assistant", "content": reply}] if reply.strip() else ask
         turns = trace(atlas, answered).turns
         take(MESSAGE, one.id, one.expected, one.text, turns[0].profile)
+        take(MESSAGE_HELD, one.id, one.expected, one.text, turns[0].reply_start)
         take(MESSAGE_START, one.id, one.reply_expected, one.text, turns[0].reply_start)
         if reply.strip():
             take(MESSAGE_REPLY, one.id, one.reply_expected, reply, turns[1].profile)
@@ -137,6 +140,8 @@ def read_scenarios(
         for turn, expected in zip(found.turns, two.arc, strict=True):
             place = REPLY if turn.role == "assistant" else USER
             take(place, two.id, expected, turn.text, turn.profile)
+            if place == USER:
+                take(HELD, two.id, expected, turn.text, turn.reply_start)
             if place == REPLY and turn.index:
                 before = found.turns[turn.index - 1]
                 take(START, two.id, expected, before.text, before.reply_start)

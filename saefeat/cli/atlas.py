@@ -75,7 +75,8 @@ def shown(manifest: dict[str, Any], atlas: Any) -> str:
             ["SAE", f"{sae['name']}: {sae['features']} features ({sae['architecture']}) at {sae['hook_point']}"]
         )
     for readout in manifest["readouts"]:
-        how = "mean over the tokens" if readout["pool"] == "mean" else f"last token after {readout['continuation']!r}"
+        how = {"mean": "mean over the tokens", "opening": "where the next turn opens"}.get(readout["pool"])
+        how = how or f"last token after {readout['continuation']!r}"
         held = readout.get("heldout") or {}
         figures = "".join(f", {key} {held[key]:.1%}" for key in ("top1", "top5") if key in held)
         rows.append(["readout", f"{readout['name']}: {how}, {readout['sae']}{figures}"])

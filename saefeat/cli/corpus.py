@@ -9,6 +9,7 @@ from saefeat.cli.common import emit, json_option, table
 EPILOG = """\b
 Examples:
   saefeat corpus check stories
+  saefeat corpus check dialogues
   saefeat corpus stats my-stories/ --json
 """
 
@@ -28,14 +29,29 @@ def command() -> None:
 def check(path: str, as_json: bool) -> None:
     """Look for holes in the crossing, leaks, odd lengths, duplicates.
 
-    Exits with 2 if there is an error; warnings alone pass.
+    A directory of dialogues ({"user", "assistant", "topic", "messages"} a line, no emotions.txt) is checked too, with
+    the word families of the stories that ship. Exits with 2 if there is an error; warnings alone pass.
     """
     from dataclasses import asdict
 
-    from saefeat.corpus import check_corpus, load_corpus
+    from saefeat.corpus import (
+        DialogueCorpus,
+        StoryCorpus,
+        check_corpus,
+        check_dialogues,
+        is_dialogue_corpus,
+        load_corpus,
+        load_dialogues,
+    )
 
-    corpus = load_corpus(path)
-    problems = check_corpus(corpus)
+    corpus: StoryCorpus | DialogueCorpus
+    if is_dialogue_corpus(path):
+        corpus = load_dialogues(path)
+        problems = check_dialogues(corpus, load_corpus("stories").word_families)
+        held = f"{len(corpus.dialogues)} dialogues"
+    else:
+        corpus = load_corpus(path)
+        problems, held = check_corpus(corpus), f"{len(corpus.stories)} stories"
     errors = sum(problem.severity == "error" for problem in problems)
     result = {
         "corpus": path,
@@ -44,7 +60,7 @@ def check(path: str, as_json: bool) -> None:
         "warnings": len(problems) - errors,
         "problems": [asdict(problem) for problem in problems],
     }
-    head = f"{len(corpus.stories)} stories: {errors} errors, {len(problems) - errors} warnings"
+    head = f"{held}: {errors} errors, {len(problems) - errors} warnings"
     lines = [f"{p.severity}: {p.kind}: {p.where}: {p.what}" for p in problems]
     emit(result, lambda: "\n".join([head, *lines]), as_json=as_json)
     if errors:

@@ -17,7 +17,7 @@ Examples:
   saefeat label --sae l18/ --sae l26/ --config label.toml --out labels/
 
 \b
-A config with readouts of its own (default: story, felt, turn):
+A config with readouts of its own (default: story, felt, turn; of a chat model also speaker, other):
   [[readouts]]
   name = "story"
   [[readouts]]

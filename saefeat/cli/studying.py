@@ -34,7 +34,7 @@ def embedding_scorer(atlas: Atlas, stories: str | None = None) -> Scorer | None:
     """
     from saefeat.corpus import load_corpus
     from saefeat.evaluate import has_sentence_embeddings, sentence_embeddings
-    from saefeat.label import corpora_of, emotions_and_topics, fit_prototypes, scores, texts_of
+    from saefeat.label import Corpus, corpora_of, dialogues_of, emotions_and_topics, fit_prototypes, scores, texts_of
     from saefeat.trace import turn_readout
 
     if not has_sentence_embeddings():
@@ -45,7 +45,8 @@ def embedding_scorer(atlas: Atlas, stories: str | None = None) -> Scorer | None:
         corpus = load_corpus(stories or told["config"]["stories"])
         if corpus.fingerprint != told["corpus"]["fingerprint"]:
             raise InputError("these are not the stories the atlas was made with", do="pass theirs with --stories DIR")
-        corpora = corpora_of(atlas.readout_config(turn_readout(atlas)), corpus)
+        config = atlas.readout_config(turn_readout(atlas))
+        corpora: list[Corpus] = [*corpora_of(config, corpus), *dialogues_of(config, corpus)]
     except (InputError, KeyError) as error:
         if stories is not None:
             raise

@@ -40,7 +40,7 @@ SPARKS, TEXT, TABLE_TOP = 60, 34, 3
 @click.option("--smooth", type=int, default=1, show_default=True, help="Of a token: running mean of about N tokens.")
 @click.option("--alert", "alerts", multiple=True, metavar="'E>N'", help="Exit with 3 where it holds; repeatable.")
 @click.option("--alert-role", type=click.Choice(["user", "assistant", "any"]), default="any", help="Whose turns.")
-@click.option("--readout", help="The readout of turns (default: turn).")
+@click.option("--readout", help="The readout of turns (default: speaker, else turn).")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the conversation (.png; of more, F-2.png, …).")
 @click.option("--keep-going", is_flag=True, help='A conversation that cannot be read gives {"id", "error"}.')
 @json_option
@@ -63,8 +63,9 @@ def command(
 
     FILE holds one conversation as JSON, or one a line. It is read under the model's own chat template; a turn's scores
     are standardised (texts of other emotions have mean 0 and standard deviation 1). Exit code 3: an alert fired; which,
-    and where, is said on stderr. With one readout for both, scores where the assistant is about to speak come from one
-    token and lie lower than those of turns; '<' alerts are then not asked there.
+    and where, is said on stderr. Where the assistant is about to speak, an atlas with a readout of openings ('other')
+    is read for the emotion of the one who has just spoken. Without one, scores there come from one token and lie lower
+    than those of turns; '<' alerts are then not asked there.
     A score describes a pattern in the model's activations; no claim is made that a model feels anything.
     """
     from saefeat.trace import LINES, fired, parse_alert, read_conversations, trace, turn_readout
@@ -119,7 +120,8 @@ def _emotions(atlas: Atlas, names: str | None) -> list[str] | None:
 def _table(name: str, found: Trace, shown: Sequence[str], tokens: bool) -> Iterator[str]:
     """A conversation as a table of turns, then a sparkline for each emotion and speaker."""
     more = f", {found.windows} windows" if found.windows > 1 else ""
-    yield f"{name}: {len(found.turns)} turns, {found.n_tokens} tokens{more}, readout {found.readout}"
+    apart = f", where replies start {found.reply_readout}" if found.reply_readout != found.readout else ""
+    yield f"{name}: {len(found.turns)} turns, {found.n_tokens} tokens{more}, readout {found.readout}{apart}"
     starts = any(turn.reply_start is not None for turn in found.turns)
     rows = []
     for turn in found.turns:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,12 +15,17 @@ from saefeat.errors import InputError
 
 @dataclass(frozen=True)
 class TextItem:
-    """One text or conversation (exactly one of `text`, `messages`), or, with keep_going, why there is none."""
+    """One text or conversation (exactly one of `text`, `messages`), or, with keep_going, why there is none.
+
+    fields: what else its JSON line holds. named: whether its id was given; else it is the line's number.
+    """
 
     id: str
     text: str | None = None
     messages: list[dict[str, str]] | None = None
     error: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict, compare=False)
+    named: bool = field(default=True, compare=False)
 
 
 def read_texts(path_or_dash: str | Path, *, keep_going: bool = False) -> Iterator[TextItem]:
@@ -67,14 +72,15 @@ def _item(raw: bytes, number: int, as_json: bool) -> TextItem:
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
     if not as_json:
-        return TextItem(str(number), line)
+        return TextItem(str(number), line, named=False)
     try:
         row = json.loads(line)
     except ValueError as error:
         raise ValueError(f"is not JSON ({error})") from error
     text, messages = text_or_messages(row)
     name = row.get("id")
-    return TextItem(str(number) if name is None else str(name), text, messages)
+    fields = {key: value for key, value in row.items() if key not in ("id", "text", "messages")}
+    return TextItem(str(number) if name is None else str(name), text, messages, fields=fields, named=name is not None)
 
 
 def text_or_messages(row: Any) -> tuple[str | None, list[dict[str, str]] | None]:

@@ -76,7 +76,8 @@ def retrieval(bench: Bench) -> dict[str, Any]:
 def short_texts(bench: Bench) -> dict[str, Any] | None:
     """The same on short texts, registers left out in turn: for the readouts that are fitted on them."""
     rows = []
-    for readout, told in bench.atlas.readouts.items():
+    for readout in bench.atlas.text_readouts:
+        told = bench.atlas.readouts[readout]
         if not told.get("also"):
             continue
         for name in [*bench.representations(readout), SHUFFLED] if told.get("below") else ["sae"]:
@@ -97,7 +98,7 @@ def labels(bench: Bench) -> dict[str, Any]:
     """What the atlas's labels say: kinds of features, emotions with a significant feature, if it
     is of a format that has them."""
     columns, rows = bench.atlas.labels, []
-    for readout in bench.atlas.readouts:
+    for readout in bench.atlas.text_readouts:
         own = columns["readout"] == readout
         features, first = np.unique(columns["feature"][own], return_index=True)
         cells: list[Any] = [len(features), *[None] * len(KINDS), None]

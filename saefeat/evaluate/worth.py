@@ -24,7 +24,7 @@ def separation(bench: Bench) -> tuple[dict[str, Any], tuple[Groups, Groups]]:
     rows = []
     emotional: Groups = {}
     flat: Groups = {}
-    for readout in bench.atlas.readouts:
+    for readout in bench.atlas.text_readouts:
         kinds_N = _kinds(bench, readout)
         for name in bench.representations(readout):
             fitted = bench.fit(readout, name, every_topic=True)
@@ -70,7 +70,7 @@ def lengths(bench: Bench) -> tuple[dict[str, Any], dict[str, list[float | None]]
     scores by bin of LENGTHS, for each readout, for a figure."""
     subject, rows = bench.atlas.subject(), []
     spread: dict[str, list[float | None]] = {}
-    for readout in bench.atlas.readouts:
+    for readout in bench.atlas.text_readouts:
         texts = [text for corpus in bench.corpora(readout) for text in texts_of(corpus)]
         count_N = np.array([len(subject.tokenize(text)) for text in texts])
         fitted = bench.fit(readout, "sae", every_topic=True)

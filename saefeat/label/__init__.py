@@ -2,6 +2,7 @@
 
 from saefeat.label.aligned import aligned
 from saefeat.label.auroc import label_features, within_topic_auroc
+from saefeat.label.described import top_k
 from saefeat.label.exact import p_values
 from saefeat.label.families import families
 from saefeat.label.figures import circumplex_figure, similarity_figure
@@ -13,7 +14,7 @@ from saefeat.label.geometry import (
     unit_rows,
 )
 from saefeat.label.kinds import KINDS, Kinds, kinds, sentence
-from saefeat.label.label import is_labelled, label, label_inputs, read_manifest, read_prototypes, top_k
+from saefeat.label.label import is_labelled, label, label_inputs, read_manifest, read_prototypes
 from saefeat.label.lexical import (
     CARRIERS,
     Lexical,
@@ -44,8 +45,18 @@ from saefeat.label.prototypes import (
     with_share,
 )
 from saefeat.label.ranks import Crossing, crossing, mean_auroc, rank_table
+from saefeat.label.spoken import pool_dialogues, spoken_by
 from saefeat.label.statistics import MaxT, max_t, q_values, topic_bootstrap
-from saefeat.label.store import corpora_of, default_readouts, emotions_and_topics, pooled, texts_of
+from saefeat.label.store import (
+    Corpus,
+    corpora_of,
+    default_readouts,
+    dialogues_of,
+    emotions_and_topics,
+    is_read,
+    pooled,
+    texts_of,
+)
 from saefeat.label.variance import VarianceSplit, variance_split
 
 __all__ = [
@@ -53,6 +64,7 @@ __all__ = [
     "KINDS",
     "NEUTRAL",
     "RIDGES",
+    "Corpus",
     "Crossing",
     "Encoder",
     "Kinds",
@@ -75,6 +87,7 @@ __all__ = [
     "cosines",
     "crossing",
     "default_readouts",
+    "dialogues_of",
     "dual_prototypes",
     "emotions_and_topics",
     "families",
@@ -83,6 +96,7 @@ __all__ = [
     "gram",
     "heldout_scores",
     "is_labelled",
+    "is_read",
     "kinds",
     "label",
     "label_features",
@@ -94,6 +108,7 @@ __all__ = [
     "p_values",
     "pair_ranks",
     "places",
+    "pool_dialogues",
     "pool_texts",
     "pool_tokens",
     "pooled",
@@ -109,6 +124,7 @@ __all__ = [
     "separated",
     "similarity_figure",
     "split_best",
+    "spoken_by",
     "texts_of",
     "top_k",
     "topic_bootstrap",

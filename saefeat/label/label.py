@@ -15,19 +15,26 @@ from saefeat.config import LabelConfig, ReadoutConfig, to_dict
 from saefeat.corpus import StoryCorpus, load_ratings
 from saefeat.errors import FormatError, InputError, UnknownName
 from saefeat.files import atomic_path, directory_lock, fingerprint, read_json, sha256_file, write_json
+from saefeat.label.described import described
 from saefeat.label.evidence import WordEvidence, feature_table
 from saefeat.label.families import families
 from saefeat.label.pools import Progress
 from saefeat.label.prototypes import NEUTRAL, Prototypes, fit_prototypes
-from saefeat.label.store import corpora_of, default_readouts, emotions_and_topics, pooled
+from saefeat.label.store import (
+    Corpus,
+    corpora_of,
+    default_readouts,
+    dialogues_of,
+    emotions_and_topics,
+    is_read,
+    pooled,
+)
 from saefeat.sae import SAE, load_sae
 from saefeat.subject import Fingerprint, Subject
 
 logger = logging.getLogger(__name__)
 FORMAT, VERSION = "labels", 2
 PARTS = ("W_FE", "bias_E", "heldout_NE")
-NEUTRAL_SHARE = 0.95
-"""A text stands out if its highest score exceeds that of this share of the flat texts (topics left out)."""
 
 
 def label(
@@ -42,9 +49,10 @@ def label(
 ) -> Path:
     """Make the label directory `out` of SAE folders and a story corpus; with unchanged inputs it is left as it is.
 
-    Readouts without an SAE of their own (`ReadoutConfig.sae`) use the first. All stories and neutral texts of the
-    corpus and of a readout's `also` are pooled; labels and prototypes use config.topics of the corpus, and all of
-    the others. Raises InputError, UnknownName (topic, SAE), ModelMismatch, FormatError, Busy.
+    Readouts without an SAE of their own (`ReadoutConfig.sae`) use the first. All texts of the corpora that readouts
+    are fitted on are pooled; labels and prototypes use config.topics of the stories, and all of the others. Features
+    are labelled by the readouts of texts, not by those of dialogues. Raises InputError, UnknownName (topic, SAE),
+    ModelMismatch, FormatError, Busy.
     """
     out, began = Path(out), time.time()
     paths = [Path(path) for path in saes]
@@ -53,12 +61,14 @@ def label(
     loaded = {path: load_sae(path).to(subject.device) for path in paths}
     for path, sae in loaded.items():
         _check(sae, subject, path, allow_other_weights)
-    readouts = config.readouts or default_readouts(corpus)
+    readouts = _readouts(subject, corpus, config)
+    if not config.readouts and len(readouts) < len(default_readouts(corpus, chat=True)):
+        logger.warning("%s has no chat template: no readouts of conversations are made", subject.name)
     of_readout = _assign(readouts, loaded)
     weights = {path: sha256_file(path / "sae_weights.safetensors") for path in paths}
     train = corpus.on_topics(config.topics) if config.topics else corpus
     ratings = load_ratings(config.ratings or None).of(corpus.emotions)
-    corpora = {readout.name: corpora_of(readout, corpus) for readout in readouts}
+    corpora: dict[str, list[Corpus]] = {r.name: [*corpora_of(r, corpus), *dialogues_of(r, corpus)] for r in readouts}
     inputs = label_inputs(subject, list(weights.values()), corpus, config)
     with directory_lock(out):
         if _is_done(out, inputs):
@@ -68,13 +78,14 @@ def label(
         weights_of = {name: weights[path] for name, path in of_readout.items()}
         pools = pooled(subject, readouts, sae_of, corpora, weights_of, out / "pools.h5", on_progress)
         left_out = sorted(set(corpus.topics) - set(train.topics))
-        read = {r.name: _texts_read(pools[r.name][0], corpora[r.name], left_out) for r in readouts}
+        read = {r.name: _texts_read(r, pools[r.name][0], corpora[r.name], left_out) for r in readouts}
         E = len(corpus.emotions)
         fitted = {name: fit_prototypes(*texts, ridge=config.ridge, n_emotions=E) for name, texts in read.items()}
-        family = _families(fitted, read, corpora, config)
+        of_texts = [r for r in readouts if not r.dialogues]
+        family = _families(fitted, {r.name: read[r.name] for r in of_texts}, corpus.emotions, config)
         words: dict[str, WordEvidence] = {}
         table: list[dict[str, Any]] = []
-        for readout in readouts:
+        for readout in of_texts:
             name, sae = readout.name, sae_of[readout.name]
             if sae.name not in words:
                 words[sae.name] = WordEvidence(subject, sae, corpus.emotions, corpus.word_families)
@@ -85,7 +96,7 @@ def label(
                 [family[emotion] for emotion in corpus.emotions], ratings, words[sae.name], seed=config.seed,
             )  # fmt: skip
             table.append({"sae": sae.name, "readout": name, **columns})
-        described = [_described(r, sae_of[r.name], fitted[r.name], read[r.name][1]) for r in readouts]
+        told = [described(r, sae_of[r.name], fitted[r.name], read[r.name][1], corpora[r.name]) for r in readouts]
         _write_prototypes(out / "prototypes.safetensors", fitted)
         _write_labels(out / "labels.parquet", table, corpus.emotions)
         files = ("prototypes.safetensors", "labels.parquet", "pools.h5")
@@ -108,7 +119,7 @@ def label(
             "emotions": list(corpus.emotions),
             "topics": list(train.topics),
             "families": family,
-            "readouts": described,
+            "readouts": told,
             "files": {name: sha256_file(out / name) for name in files},
             "seed": config.seed,
             "seconds": round(time.time() - began, 1),
@@ -119,8 +130,8 @@ def label(
 
 def label_inputs(subject: Subject, weights: Sequence[str], corpus: StoryCorpus, config: LabelConfig) -> str:
     """The fingerprint of all that settles a label directory; weights: the checksums of the SAEs. Reads nothing else."""
-    readouts = config.readouts or default_readouts(corpus)
-    corpora = [corpora_of(readout, corpus) for readout in readouts]
+    readouts = _readouts(subject, corpus, config)
+    corpora: list[list[Corpus]] = [[*corpora_of(r, corpus), *dialogues_of(r, corpus)] for r in readouts]
     ratings = load_ratings(config.ratings or None).of(corpus.emotions)
     return fingerprint(
         [
@@ -134,14 +145,6 @@ def label_inputs(subject: Subject, weights: Sequence[str], corpus: StoryCorpus, 
 def is_labelled(out: Path | str, inputs: str) -> bool:
     """Whether `out` is a whole label directory of these inputs (`label_inputs`). Nothing is written."""
     return _is_done(Path(out), inputs)
-
-
-def top_k(scores_NE: np.ndarray, emotion_N: np.ndarray) -> dict[str, float]:
-    """Share of texts whose own emotion scores highest, or among the five highest (unknown scores count lowest)."""
-    known_NE = np.where(np.isnan(scores_NE), -np.inf, scores_NE)
-    own_N = known_NE[np.arange(len(emotion_N)), emotion_N]
-    place_N = (known_NE > own_N[:, None]).sum(1)
-    return {"top1": float((place_N < 1).mean()), "top5": float((place_N < 5).mean())}
 
 
 # ---------------------------------------------------------------- reading a label directory
@@ -174,19 +177,25 @@ def read_prototypes(directory: Path | str) -> dict[str, Prototypes]:
 
 
 # ---------------------------------------------------------------- steps
+def _readouts(subject: Subject, corpus: StoryCorpus, config: LabelConfig) -> list[ReadoutConfig]:
+    """The readouts asked for, those of texts first: what is asked without a name is read by one of them."""
+    chosen = config.readouts or default_readouts(corpus, chat=bool(subject.tokenizer.chat_template))
+    return sorted(chosen, key=lambda readout: bool(readout.dialogues))
+
+
 def _texts_read(
-    X_NF: np.ndarray, corpora: Sequence[StoryCorpus], left_out: Sequence[str]
+    readout: ReadoutConfig, X_NF: np.ndarray, corpora: Sequence[Corpus], left_out: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(X_NF, emotion_N, topic_N) of a readout's pooled texts without those of some topics."""
     emotion_N, topic_N = emotions_and_topics(corpora)
-    used_N = ~np.isin(topic_N, left_out)
+    used_N = ~np.isin(topic_N, left_out) & is_read(readout, corpora)
     return X_NF[used_N], emotion_N[used_N], topic_N[used_N]
 
 
 def _families(
     fitted: Mapping[str, Prototypes],
     read: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    corpora: Mapping[str, Sequence[StoryCorpus]],
+    emotions: Sequence[str],
     config: LabelConfig,
 ) -> dict[str, str]:
     """Emotion → family, by the readout that has read most texts: plots are then shared by fewest."""
@@ -194,23 +203,7 @@ def _families(
     _, emotion_N, topic_N = read[name]
     own_N = emotion_N != NEUTRAL
     heldout_NE = fitted[name].heldout_NE[own_N]
-    return families(heldout_NE, emotion_N[own_N], topic_N[own_N], corpora[name][0].emotions, seed=config.seed)
-
-
-def _described(readout: ReadoutConfig, sae: SAE, fit: Prototypes, emotion_N: np.ndarray) -> dict[str, Any]:
-    """What the manifest says of a readout."""
-    story_N = emotion_N != NEUTRAL
-    top_N = np.nanmax(fit.heldout_NE[~story_N], 1) if not story_N.all() else np.zeros(0)
-    return {
-        **to_dict(readout),
-        "sae": sae.name,
-        "layer": sae.layer,
-        "features": sae.n_features,
-        "stands_out": float(np.quantile(top_N, NEUTRAL_SHARE)) if len(top_N) else None,
-        "heldout": top_k(fit.heldout_NE[story_N], emotion_N[story_N]),
-        "ridge": fit.ridge,
-        "share": fit.share,
-    }
+    return families(heldout_NE, emotion_N[own_N], topic_N[own_N], emotions, seed=config.seed)
 
 
 def _check(sae: SAE, subject: Subject, path: Path, allow_other_weights: bool) -> None:

@@ -5,7 +5,7 @@ heavy-tailed, and without the root one loud feature speaks for the whole text (d
 Ranks, and so AUROCs, are not touched.
 
 A text is cut into windows, each a sequence of its own (the model's prefix, then tokens). A readout that pools the
-mean needs every window; one that reads the last token needs the last window with its continuation. Where one
+mean needs every window; one that reads the last token, or the markup after the text, needs the last window. Where one
 sequence starts with another (the model is causal) one forward pass serves both. A text's vector depends on that
 text alone, never on its batch.
 """
@@ -83,8 +83,8 @@ def pool_texts(
 
     A mean is over a text's own tokens, over all windows, without the first position of a window, the prefix and
     sink tokens (norm above the SAE's `sink_norm`); a text without any such token is all zeros. The last token is
-    that of the continuation after the text's end. on_progress counts tokens. Raises InputError: an empty text, a
-    continuation that leaves no room, no such layer.
+    that of the continuation after the text's end; an opening is the markup there, sinks left out. on_progress counts
+    tokens. Raises InputError: an empty text, a continuation that leaves no room, no such layer.
     """
     window = min(window, subject.context)
     text_ids = [subject.tokenize(text) for text in texts]
@@ -130,8 +130,8 @@ def pool_tokens(
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """One text token by token: ids, acts_TF (float32), usable_T (the positions that the readout's pool takes).
 
-    mean: the text's tokens, window after window. last: the last window's tokens and the continuation's; only the
-    last one is usable.
+    mean: the text's tokens, window after window. last, opening: the last window's tokens and those after it; only the
+    last one, or those of the markup, are usable.
     """
     ids = subject.tokenize(text)
     if not ids:
@@ -147,7 +147,7 @@ def pool_tokens(
         pooled_T = np.zeros(len(sequence.ids), bool)
         for _, _, start, stop in sequence.reads:
             pooled_T[start:stop] = True
-        usable.append((usable_T if readout.pool == "mean" else True) & pooled_T[first:])
+        usable.append((usable_T if readout.pool != "last" else True) & pooled_T[first:])
         out_ids += sequence.ids[first:]
     return out_ids, np.concatenate(acts), np.concatenate(usable)
 
@@ -166,12 +166,13 @@ def _plan(
     n_windows_N = np.zeros(len(text_ids), np.int64)
     for i, ids in enumerate(text_ids):
         own: list[Sequence_] = []
-        for readout in sorted(readouts, key=lambda r: (r.pool != "last", -len(frames[r.name][1]))):
+        for readout in sorted(readouts, key=lambda r: (r.pool == "mean", -len(frames[r.name][1]))):
             head, tail = frames[readout.name]
             room = window - len(head) - len(tail)
-            if readout.pool == "last":
+            if readout.pool != "mean":
                 whole = head + ids[-room:] + tail
-                _sequence(own, whole).reads.append((readout.name, i, len(whole) - 1, len(whole)))
+                first = len(whole) - (1 if readout.pool == "last" else len(tail))
+                _sequence(own, whole).reads.append((readout.name, i, first, len(whole)))
                 n_windows_N[i] = max(n_windows_N[i], 1)
                 continue
             parts = [ids[a : a + room] for a in range(0, len(ids), room)]
@@ -188,12 +189,12 @@ def _frame(subject: Subject, readout: ReadoutConfig) -> tuple[list[int], list[in
     """The token ids that a readout puts before a text and after it."""
     tail = subject.tokenize(readout.continuation) if readout.continuation else []
     if readout.frame == "text":
-        return list(subject.prefix_ids), tail if readout.pool == "last" else []
+        return list(subject.prefix_ids), tail if readout.pool != "mean" else []
     if not subject.tokenizer.chat_template:
         before, after = (subject.tokenize(part) for part in PLAIN_TURN)
-        return [*subject.prefix_ids, *before], [*after, *tail] if readout.pool == "last" else []
+        return [*subject.prefix_ids, *before], [*after, *tail] if readout.pool != "mean" else []
     ids, (turn,) = render_chat(subject, [{"role": "user", "content": "so"}], add_generation_prompt=True)
-    return ids[: turn.content_start], [*ids[turn.content_stop :], *tail] if readout.pool == "last" else []
+    return ids[: turn.content_start], [*ids[turn.content_stop :], *tail] if readout.pool != "mean" else []
 
 
 def _sequence(own: list[Sequence_], ids: list[int]) -> Sequence_:
@@ -233,7 +234,7 @@ def _rows(
             if name != readout.name:
                 continue
             x_TD = x_BTD[b, start:stop]
-            if readout.pool == "mean":
+            if readout.pool != "last":
                 x_TD = x_TD[_usable(x_TD, sink_norm)]
             parts.append(x_TD)
             owners.append(np.full(len(x_TD), text, np.int64))

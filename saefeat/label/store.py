@@ -11,28 +11,34 @@ from pathlib import Path
 
 import numpy as np
 
-from saefeat.config import SHORT_TEXTS, STORY, WITH_SHORT_TEXTS, ReadoutConfig
-from saefeat.corpus import StoryCorpus, load_corpus
+from saefeat.config import DIALOGUES, OF_DIALOGUES, SHORT_TEXTS, STORY, WITH_SHORT_TEXTS, ReadoutConfig
+from saefeat.corpus import DialogueCorpus, StoryCorpus, load_corpus, load_dialogues
 from saefeat.errors import FormatError, InputError
 from saefeat.files import atomic_path, fingerprint
 from saefeat.label.pools import Progress, pool_texts
 from saefeat.label.prototypes import NEUTRAL
+from saefeat.label.spoken import pool_dialogues, spoken_by
 from saefeat.sae import SAE
 from saefeat.subject import Subject
 
 FORMAT, VERSION = "pools", 2
 Piece = tuple[np.ndarray, np.ndarray]
-"""X_NF of a corpus's stories and then its neutral texts; density_F."""
+"""X_NF of a corpus's stories and then its neutral texts, or of the turns of dialogues; density_F."""
+Corpus = StoryCorpus | DialogueCorpus
 
 
-def default_readouts(corpus: StoryCorpus) -> tuple[ReadoutConfig, ...]:
-    """story, felt and turn where the short texts that ship have the corpus's emotions, else story alone."""
-    same = load_corpus(SHORT_TEXTS).emotions == corpus.emotions
-    return WITH_SHORT_TEXTS if same else (STORY,)
+def default_readouts(corpus: StoryCorpus, *, chat: bool) -> tuple[ReadoutConfig, ...]:
+    """story, felt and turn where the short texts that ship have the corpus's emotions, with speaker and other where the
+    dialogues have them too and the model is for chats; else story alone."""
+    if load_corpus(SHORT_TEXTS).emotions != corpus.emotions:
+        return (STORY,)
+    same = chat and sorted(load_dialogues(DIALOGUES).emotions) == sorted(corpus.emotions)
+    return (*WITH_SHORT_TEXTS, *OF_DIALOGUES) if same else WITH_SHORT_TEXTS
 
 
 def corpora_of(readout: ReadoutConfig, stories: StoryCorpus) -> list[StoryCorpus]:
-    """The corpora that a readout is fitted on, the stories first. Raises InputError: other emotions, a topic twice."""
+    """The corpora of texts that a readout is fitted on, the stories first. Raises InputError: other emotions, a topic
+    twice."""
     own = ([stories] if readout.stories else []) + [load_corpus(name) for name in readout.also]
     topics: set[str] = set()
     for corpus, name in zip(own[-len(readout.also) :] if readout.also else [], readout.also, strict=True):
@@ -46,19 +52,49 @@ def corpora_of(readout: ReadoutConfig, stories: StoryCorpus) -> list[StoryCorpus
     return own
 
 
-def emotions_and_topics(corpora: Sequence[StoryCorpus]) -> tuple[np.ndarray, np.ndarray]:
-    """emotion_N (NEUTRAL for flat texts) and topic_N: of each corpus its stories and then its neutral texts."""
+def dialogues_of(readout: ReadoutConfig, stories: StoryCorpus) -> list[DialogueCorpus]:
+    """The dialogue corpora that a readout is fitted on. Raises InputError: other emotions, a topic twice."""
+    topics = {topic for corpus in corpora_of(readout, stories) for topic in corpus.topics}
+    own = [load_dialogues(name, stories.emotions) for name in readout.dialogues]
+    for corpus in own:
+        both = sorted(topics & set(corpus.topics))
+        if both:
+            raise InputError(f"two corpora of readout {readout.name} have the topic {both[0]}", do="name topics apart")
+        topics |= set(corpus.topics)
+    return own
+
+
+def emotions_and_topics(corpora: Sequence[Corpus]) -> tuple[np.ndarray, np.ndarray]:
+    """emotion_N (NEUTRAL for flat texts) and topic_N: of each corpus its stories and then its neutral texts, or of
+    dialogues the speaker's of every turn."""
     emotion_N: list[int] = []
     topic_N: list[str] = []
     for corpus in corpora:
+        if isinstance(corpus, DialogueCorpus):
+            speaker_N, _, own_N = spoken_by(corpus)
+            emotion_N, topic_N = emotion_N + speaker_N.tolist(), topic_N + own_N.tolist()
+            continue
         number = {emotion: index for index, emotion in enumerate(corpus.emotions)}
         emotion_N += [number[story.emotion] for story in corpus.stories] + [NEUTRAL] * len(corpus.neutral)
         topic_N += [story.topic for story in corpus.stories] + [text.topic for text in corpus.neutral]
     return np.array(emotion_N), np.array(topic_N)
 
 
-def texts_of(corpus: StoryCorpus) -> list[str]:
-    """A corpus's stories and then its neutral texts."""
+def is_read(readout: ReadoutConfig, corpora: Sequence[Corpus]) -> np.ndarray:
+    """(N,) False where a row of `emotions_and_topics` is no text to this readout: what opens after a last turn."""
+    read: list[bool] = []
+    for corpus in corpora:
+        if isinstance(corpus, DialogueCorpus):
+            read += [turn.answered or readout.pool != "opening" for turn in corpus.turns]
+        else:
+            read += [True] * len(texts_of(corpus))
+    return np.array(read, bool)
+
+
+def texts_of(corpus: Corpus) -> list[str]:
+    """A corpus's stories and then its neutral texts, or every turn of dialogues."""
+    if isinstance(corpus, DialogueCorpus):
+        return [turn.text for turn in corpus.turns]
     return [story.text for story in corpus.stories] + [text.text for text in corpus.neutral]
 
 
@@ -66,7 +102,7 @@ def pooled(
     subject: Subject,
     readouts: Sequence[ReadoutConfig],
     saes: Mapping[str, SAE],
-    corpora: Mapping[str, Sequence[StoryCorpus]],
+    corpora: Mapping[str, Sequence[Corpus]],
     weights: Mapping[str, str],
     path: Path,
     on_progress: Progress = None,
@@ -97,8 +133,11 @@ def pooled(
         if missing:
             asked = [replace(readout, name=key) for key, readout in missing.items()]
             own_saes = {key: saes[readout.name] for key, readout in missing.items()}
-            found = pool_texts(subject, texts_of(corpus), asked, own_saes, on_progress=on_progress)
-            pieces |= {key: (found.features[key], found.density[key]) for key in missing}
+            if isinstance(corpus, DialogueCorpus):
+                pieces |= pool_dialogues(subject, corpus, asked, own_saes, on_progress=on_progress)
+            else:
+                found = pool_texts(subject, texts_of(corpus), asked, own_saes, on_progress=on_progress)
+                pieces |= {key: (found.features[key], found.density[key]) for key in missing}
             _write(path, pieces)
     if set(known) - wanted:
         _write(path, pieces)

@@ -12,7 +12,16 @@ from saefeat.atlas import MOST_EXAMPLES
 from saefeat.config import BuildConfig, ReadoutConfig
 from saefeat.corpus import StoryCorpus
 from saefeat.files import sha256_file
-from saefeat.label import corpora_of, default_readouts, emotions_and_topics, is_labelled, label_inputs, texts_of
+from saefeat.label import (
+    Corpus,
+    corpora_of,
+    default_readouts,
+    dialogues_of,
+    emotions_and_topics,
+    is_labelled,
+    label_inputs,
+    texts_of,
+)
 from saefeat.pipeline.build import is_indexed
 from saefeat.pipeline.shape import SECONDS, Shape
 from saefeat.pipeline.speed import fit_seconds, matmul_speed, peak_memory, statistics_seconds
@@ -47,15 +56,18 @@ def labelling_stages(
 ) -> list[Stage]:
     """The stages after the SAE; speed: tokens a second of the forward pass to its layer."""
     F, E, base = latents.features, len(corpus.emotions), peak_memory()
-    readouts = config.label.readouts or default_readouts(corpus)
-    read = {readout.name: corpora_of(readout, corpus) for readout in readouts}
-    lengths = {c.fingerprint: _lengths(c, shape) for own in [*read.values(), [corpus]] for c in own}
+    chat = shape.subject is None or bool(shape.subject.tokenizer.chat_template)
+    readouts = config.label.readouts or default_readouts(corpus, chat=chat)
+    read: dict[str, list[Corpus]] = {r.name: [*corpora_of(r, corpus), *dialogues_of(r, corpus)] for r in readouts}
+    every: list[Corpus] = [corpus, *(one for own in read.values() for one in own)]
+    lengths = {one.fingerprint: _lengths(one, shape) for one in every}
     passes = {(c.fingerprint, *_sequence(r)) for r in readouts for c in read[r.name]}
     pooled = [n for r in readouts for c in read[r.name] for n in lengths[c.fingerprint]]
     texts = {name: sum(len(lengths[c.fingerprint]) for c in own) for name, own in read.items()}
     stories = sum(lengths[corpus.fingerprint][: len(corpus.stories)])
 
-    rows = ROW_BYTES * len(readouts) * min(3 * F + 8 * E, F * E) + 12_000
+    of_texts = sum(not readout.dialogues for readout in readouts)  # features are labelled by these alone
+    rows = ROW_BYTES * of_texts * min(3 * F + 8 * E, F * E) + 12_000
     on = sum(F * -math.expm1(-STREAM_SHARE * latents.active * n / F) for n in pooled)
     prototypes = sum(4 * (F * E + E + n * E) for n in texts.values())
     tokens = sum(sum(lengths[one]) for one, *_ in passes)
@@ -64,11 +76,11 @@ def labelling_stages(
 
     emotion_N, topic_N = emotions_and_topics([corpus])
     own_N = emotion_N >= 0
-    tests = 0.0 if labelled else len(readouts) * statistics_seconds(emotion_N[own_N], topic_N[own_N], E, F)
+    tests = 0.0 if labelled else of_texts * statistics_seconds(emotion_N[own_N], topic_N[own_N], E, F)
     fits = 0.0 if labelled else sum(fit_seconds(n, budget=SECONDS / 8) for n in texts.values())
     products = 2 * F * shape.n_vocab * shape.d_model  # the logits of every decoder direction
     words = 0.0 if labelled else products / matmul_speed(shape.d_model, torch.float32, shape.device, budget=SECONDS / 8)
-    index_bytes = sae_bytes(F, shape.d_model, 4 if config.sae.from_ else 2) + rows + 4 * E * (F + 1) * len(readouts)
+    index_bytes = sae_bytes(F, shape.d_model, 4 if config.sae.from_ else 2) + rows + 2 * E * (F + 2) * len(readouts)
     index_bytes += FEATURE_BYTES * min(F, MOST_EXAMPLES)
     index_bytes += len(corpus.stories) * (2 * E * len(readouts) + STORY_BYTES) + 20_000
     return [
@@ -99,8 +111,8 @@ def _sequence(readout: ReadoutConfig) -> tuple[str, str]:
     return readout.frame, readout.continuation if readout.pool == "last" else ""
 
 
-def _lengths(corpus: StoryCorpus, shape: Shape) -> list[int]:
-    """Tokens of a corpus's stories and then its neutral texts, prefix included."""
+def _lengths(corpus: Corpus, shape: Shape) -> list[int]:
+    """Tokens of a corpus's texts or turns, prefix included."""
     prefix = len(shape.subject.prefix_ids) if shape.subject else 1
     return [prefix + shape.tokens(text) for text in texts_of(corpus)]
 

@@ -5,7 +5,7 @@ from saefeat.trace.conversations import read_conversations
 from saefeat.trace.figures import LINES, conversation_figure
 from saefeat.trace.layout import Layout, lay_out
 from saefeat.trace.monitor import Monitor, Reading
-from saefeat.trace.readers import Reader, RunningMean, reply_reader, turn_reader, turn_readout
+from saefeat.trace.readers import Reader, RunningMean, reply_reader, reply_readout, turn_reader, turn_readout
 from saefeat.trace.trace import TokenScores, Trace, Turn, trace
 from saefeat.trace.windows import WINDOW, Window, windows
 
@@ -29,6 +29,7 @@ __all__ = [
     "parse_alert",
     "read_conversations",
     "reply_reader",
+    "reply_readout",
     "trace",
     "turn_reader",
     "turn_readout",

@@ -33,6 +33,15 @@ class Layout:
     def windows(self, room: int) -> list[Window]:
         return windows(len(self.ids), [span.start for span in self.spans], self.head, room)
 
+    def openings(self) -> dict[int, tuple[int, int]]:
+        """{turn: the positions [start, stop) of what the template writes between its content and the next}, also where
+        the assistant is asked to speak after the last turn; without the turns `apart`."""
+        stops = [span.content_start for span in self.spans[1:]]
+        if self.reply_at.get(len(self.spans) - 1) is not None:
+            stops.append(len(self.ids))
+        found = {i: (span.content_stop, stop) for i, (span, stop) in enumerate(zip(self.spans, stops, strict=False))}
+        return {i: place for i, place in found.items() if i not in self.apart}
+
     def own_pass(self, turn: int, after: Sequence[int], room: int) -> list[int]:
         """Token ids of a pass that ends on `after`, put after a turn: the head and as many tokens before as fit."""
         stop = self.spans[turn].stop
@@ -61,6 +70,12 @@ def lay_out(subject: Subject, messages: Sequence[Message]) -> Layout:
                 apart.append(i)
     first = 1 if spans[0].role == SYSTEM and len(spans) > 1 else 0
     return Layout(ids=ids, spans=spans, reply_at=reply_at, apart=apart, generation=generation, head=spans[first].start)
+
+
+def opening_ids(subject: Subject) -> list[int]:
+    """What the template writes from the end of a user's content to where the reply starts, as token ids."""
+    ids, (span,) = render_chat(subject, [{"role": "user", "content": "so"}], add_generation_prompt=True)
+    return ids[span.content_stop :]
 
 
 def _generation(subject: Subject, messages: Sequence[Message]) -> list[int]:

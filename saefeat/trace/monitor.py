@@ -21,6 +21,7 @@ from torch import Tensor
 
 from saefeat.atlas import Atlas
 from saefeat.errors import InputError
+from saefeat.trace.layout import opening_ids
 from saefeat.trace.readers import RunningMean, reply_reader, turn_reader
 
 SMOOTH = 16
@@ -31,7 +32,8 @@ class Reading:
     """What is read at one token: `place` 'reply start' (the prompt's last token, index -1) or 'token'.
 
     run: which call of `generate`, from 0; row: of its batch; index: of the generated token, from 0; token_id, token:
-    the token there. scores: {emotion: score}, of a token after smoothing; {} before the first token that is no sink.
+    the token there. scores: {emotion: score}, of a token after smoothing; {} before the first token that is no sink,
+    and at the start of a reply whose prompt does not end as the chat template asks for one, if it is read there.
     """
 
     run: int
@@ -76,6 +78,7 @@ class Monitor:
         ends = getattr(self._subject.model, "generation_config", None)
         eos = getattr(ends, "eos_token_id", None)
         self._eos = set(eos if isinstance(eos, list | tuple) else [] if eos is None else [eos])
+        self._opening = opening_ids(self._subject) if self._replies.opens else []
         RunningMean(smooth)  # raises InputError if that makes no sense
 
     def __enter__(self) -> Monitor:
@@ -130,18 +133,24 @@ class Monitor:
             if threading.get_ident() != self._thread or self._ids_BT is None:
                 return
             x_BTD = output[0] if isinstance(output, tuple) else output
-            x_BD = x_BTD[:, -1]
             if self._fresh:
                 if layer == self._replies.sae.layer and not self._replies.config.continuation:
-                    self._tell_replies(x_BD)
+                    self._tell_replies(x_BTD)
             elif layer == self._reader.sae.layer:
-                self._tell_tokens(x_BD)
+                self._tell_tokens(x_BTD[:, -1])
 
         return hook
 
-    def _tell_replies(self, x_BD: Tensor) -> None:
-        for row, acts_F in enumerate(self._replies.encode(x_BD)):
-            self._tell(row, "reply start", self._replies.scores(acts_F, self._columns))
+    def _tell_replies(self, x_BTD: Tensor) -> None:
+        assert self._ids_BT is not None
+        for row, x_TD in enumerate(x_BTD[:, -(len(self._opening) or 1) :]):
+            scores_E = None
+            if self._ids_BT[row, len(self._ids_BT[row]) - len(self._opening) :].tolist() == self._opening:
+                used_T = self._replies.usable(x_TD) if self._replies.opens else np.ones(len(x_TD), bool)
+                if used_T.any():
+                    mean_F = self._replies.encode(x_TD)[used_T].mean(0)
+                    scores_E = self._replies.scores(mean_F, self._columns)
+            self._tell(row, "reply start", scores_E)
 
     def _tell_tokens(self, x_BD: Tensor) -> None:
         acts_BF, usable_B = self._reader.encode(x_BD), self._reader.usable(x_BD)

@@ -24,29 +24,40 @@ Pooled = tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]
 def read(
     atlas: Atlas, layout: Layout, room: int, reader: Reader, replies: Reader, smoother: RunningMean | None
 ) -> tuple[list[Pooled], dict[int, np.ndarray], int]:
-    """By turn its scores and those of its tokens; by turn the scores of its reply start; passes over the whole."""
-    reply_at = dict(layout.reply_at)
+    """By turn its scores and those of its tokens; by turn the scores where the reply after it starts (of a readout of
+    openings: where any turn after it opens); passes over the whole."""
+    places = layout.openings() if replies.opens else {turn: (at, at + 1) for turn, at in layout.reply_at.items()}
     tail = atlas.subject().tokenize(replies.config.continuation) if replies.config.continuation else []
-    alone = [*layout.apart, *(reply_at if tail else [])]
     found: dict[int, np.ndarray] = {}
-    for turn in alone:
-        reply_at.pop(turn, None)
-        ids = layout.own_pass(turn, [*layout.generation, *tail], room)
+    for turn in [*layout.apart, *(places if tail else [])]:
+        after, span = [*layout.generation, *tail], layout.spans[turn]
+        ids = layout.own_pass(turn, after, room)
         x_TD = atlas.subject().residuals(torch.tensor([ids]), [replies.sae.layer])[replies.sae.layer][0]
-        found[turn] = replies.scores(replies.encode(x_TD[-1:])[0])
-    turn_at = {position: turn for turn, position in reply_at.items()}
+        count = span.stop - span.content_stop + len(after) if replies.opens else 1
+        sum_F, used = _sum(replies, x_TD[-count:])
+        if used:
+            found[turn] = replies.scores(sum_F / used)
+    waiting = {} if tail else places
     planned = layout.windows(room)
 
     def chunks() -> Iterator[Chunk]:
         """(position, acts_TF, usable_T) over all tokens in order; scores reply starts on the way."""
+        sums: dict[int, tuple[np.ndarray, int]] = {}
         for window in planned:
             ids_BT = torch.tensor([window.ids(layout.ids)])
             x = atlas.subject().residuals(ids_BT, sorted({reader.sae.layer, replies.sae.layer}))
-            for position in range(window.first, window.stop):
-                if position in turn_at:
-                    place = window.place(position)
-                    acts_1F = replies.encode(x[replies.sae.layer][0, place : place + 1])
-                    found[turn_at[position]] = replies.scores(acts_1F[0])
+            for turn, (start, stop) in waiting.items():
+                start, last = max(start, window.first), min(stop, window.stop)
+                if start >= last:
+                    continue
+                x_TD = x[replies.sae.layer][0, window.place(start) : window.place(last - 1) + 1]
+                sum_F, used = _sum(replies, x_TD)
+                before_F, before = sums.pop(turn, (np.zeros_like(sum_F), 0))
+                sums[turn] = before_F + sum_F, before + used
+                if last == stop:
+                    sum_F, used = sums.pop(turn)
+                    if used:
+                        found[turn] = replies.scores(sum_F / used)
             step = max(1, ENCODED_ELEMENTS // reader.sae.n_features)
             for first in range(window.first, window.stop, step):
                 stop = min(first + step, window.stop)
@@ -56,6 +67,14 @@ def read(
                 yield first, reader.encode(x_TD), usable_T
 
     return list(_pool(layout, chunks(), reader, smoother)), found, len(planned)
+
+
+def _sum(replies: Reader, x_TD: torch.Tensor) -> tuple[np.ndarray, int]:
+    """(F,) sum of the activations that count where a reply starts, and how many: of openings those of no sink."""
+    acts_TF = replies.encode(x_TD)
+    if replies.opens:
+        acts_TF = acts_TF[replies.usable(x_TD)]
+    return acts_TF.sum(0, dtype=np.float64), len(acts_TF)
 
 
 def _pool(layout: Layout, chunks: Iterator[Chunk], reader: Reader, smoother: RunningMean | None) -> Iterator[Pooled]:

@@ -6,10 +6,12 @@ turn, a token and the start of a reply is only over which positions the mean is 
 - a turn: over its tokens, without the first position of the conversation and sinks. So `nearest` reads a text;
 - a token: a running mean over its turn up to it (`RunningMean`), of the last `smooth` tokens or so. With smooth=1 it
   is the token's own reading; with smooth=None the last token's score is the turn's;
-- the start of a reply: the one token after which the assistant speaks.
+- where a turn opens, and where a reply is to start: what the chat template writes between the turn before and this
+  one, under a readout fitted there ('opening'), which tells the emotion of the one who has just spoken. An atlas
+  without one reads the one token after which the assistant speaks, by the readout of turns.
 
 The calibration of a readout holds for what it was fitted on. Few tokens have few active features, so scores of single
-tokens and of reply starts under a readout made for turns are comparable among themselves, not with those of turns.
+tokens, and of reply starts under a readout made for turns, are comparable among themselves, not with those of turns.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from saefeat.errors import InputError
 from saefeat.sae import SAE
 
 TURN = "turn"
-"""The readout that is taken for turns if the atlas has it."""
+"""The readout that is taken for turns if the atlas has none of dialogues."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Reader:
     sae: SAE
     prototype: Prototype
     stands_out: float | None
+
+    @property
+    def opens(self) -> bool:
+        """Whether it reads what stands between two turns."""
+        return self.config.pool == "opening"
 
     def pooled(self, mean: np.ndarray) -> np.ndarray:
         """A mean activation (any shape, F last) as the readout takes it, float32."""
@@ -63,17 +70,21 @@ class Reader:
 
 
 def turn_readout(atlas: Atlas, name: str | None = None) -> str:
-    """The name of the readout of turns: `name`, else 'turn', else the first that pools a mean. Loads nothing.
+    """The name of the readout of turns: `name`, else one of dialogues, else 'turn', else the first that pools a mean.
+    Loads nothing.
 
-    Raises UnknownName; InputError for a readout that reads the one token after a continuation.
+    Raises UnknownName; InputError for a readout that reads something else than a text's tokens.
     """
-    means = [readout for readout in atlas.readouts if atlas.readout_config(readout).pool == "mean"]
+    configs = [atlas.readout_config(readout) for readout in atlas.readouts]
+    means = [config.name for config in configs if config.pool == "mean"]
+    spoken = [config.name for config in configs if config.pool == "mean" and config.dialogues]
     if name is None and not means:
         raise InputError(f"the atlas {atlas.name} has no readout that reads the tokens of a turn")
-    name = name or (TURN if TURN in means else means[0])
+    name = name or next(iter(spoken), TURN if TURN in means else means[0])
     atlas.check_readout(name)
     if name not in means:
-        raise InputError(f"readout {name} reads one token, not a turn", do="use " + " or ".join(means))
+        what = "what opens a turn" if atlas.readout_config(name).pool == "opening" else "one token"
+        raise InputError(f"readout {name} reads {what}, not a turn", do="use " + " or ".join(means))
     return name
 
 
@@ -82,14 +93,19 @@ def turn_reader(atlas: Atlas, name: str | None = None) -> Reader:
     return _reader(atlas, turn_readout(atlas, name))
 
 
-def reply_reader(atlas: Atlas, name: str | None = None) -> Reader:
-    """The readout of reply starts: `name`, else one made for them (the last token in the chat's frame), else that of
-    turns. Raises UnknownName."""
+def reply_readout(atlas: Atlas, name: str | None = None) -> str:
+    """The name of the readout of reply starts: `name`, else one made for them (the opening of a turn, or the last token
+    in the chat's frame), else that of turns. Loads nothing. Raises UnknownName."""
     if name is None:
         configs = [atlas.readout_config(readout) for readout in atlas.readouts]
-        made = [c.name for c in configs if c.pool == "last" and c.frame == "chat"]
+        made = [c.name for pool in ("opening", "last") for c in configs if c.pool == pool and c.frame == "chat"]
         name = made[0] if made else turn_readout(atlas)
-    return _reader(atlas, atlas.check_readout(name))
+    return atlas.check_readout(name)
+
+
+def reply_reader(atlas: Atlas, name: str | None = None) -> Reader:
+    """The readout of reply starts, ready to read. Raises as `reply_readout` does."""
+    return _reader(atlas, reply_readout(atlas, name))
 
 
 def _reader(atlas: Atlas, name: str) -> Reader:

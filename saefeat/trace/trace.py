@@ -49,7 +49,8 @@ class Turn:
     profile: (E,) scores of the turn's tokens together; None of a turn without a usable token. stands_out: whether the
     highest of all the atlas's emotions exceeds the highest of 95 % of flat texts (None: not known). reply_start: (E,)
     where the assistant is about to speak after this turn; None where it is not. other: index of the latest turn, up to
-    here, of the one who is spoken with; None if there was none, or for tools and system prompts.
+    here, of the one who is spoken with; None if there was none, or for tools and system prompts. heard: (E,) what is
+    read where this turn opens, of the other's turn just before it; None without such a turn or a readout of openings.
     """
 
     role: str
@@ -61,6 +62,7 @@ class Turn:
     stands_out: bool | None
     reply_start: np.ndarray | None
     other: int | None
+    heard: np.ndarray | None = None
     tokens: TokenScores | None = None
 
     @property
@@ -93,9 +95,9 @@ class Trace:
 
         def part(turn: Turn) -> Turn:
             tokens = None if turn.tokens is None else turn.tokens.of(emotions)
-            profiles = (None if p is None else p[columns] for p in (turn.profile, turn.reply_start))
-            profile, reply_start = profiles
-            return replace(turn, tokens=tokens, profile=profile, reply_start=reply_start)
+            profiles = (None if p is None else p[columns] for p in (turn.profile, turn.reply_start, turn.heard))
+            profile, reply_start, heard = profiles
+            return replace(turn, tokens=tokens, profile=profile, reply_start=reply_start, heard=heard)
 
         return replace(self, turns=tuple(map(part, self.turns)), emotions=tuple(emotions))
 
@@ -124,14 +126,16 @@ class Trace:
     def to_dict(self, top: int | None = None) -> dict[str, Any]:
         """Plain values: {"readout", "reply_readout", "tokens", "windows", "turns": [{"index", "role", "start", "end",
         "text", "stands_out", "emotions": [{"emotion", "score", "family"}], "reply_start": the same | None, "other":
-        {"index", "role", "emotions"} | None, "tokens"?: [{"token", "used", "scores"}]}]}; the highest score first,
-        top: at most so many (of tokens: all)."""
+        {"index", "role", "emotions", "here"} | None, "tokens"?: [{"token", "used", "scores"}]}]}; the highest score
+        first, top: at most so many (of tokens: all). other: who is spoken with; emotions of their latest turn, and
+        here, as read where this turn opens (None: not right after theirs, or no readout reads it)."""
         turns = []
         for turn in self.turns:
-            other = None
+            other: dict[str, Any] | None = None
             if turn.other is not None:
                 spoken = self.turns[turn.other]
                 other = {"index": spoken.index, "role": spoken.role, "emotions": self.ranked(spoken.profile, top)}
+                other["here"] = self.ranked(turn.heard, top)
             row: dict[str, Any] = {
                 **{key: getattr(turn, key) for key in ("index", "role", "start", "end", "text", "stands_out")},
                 "emotions": self.ranked(turn.profile, top),
@@ -191,7 +195,10 @@ def trace(
     for i, (span, message) in enumerate(zip(layout.spans, messages, strict=True)):
         latest[span.role] = i
         scores_E, token_scores = pooled[i]
-        reply_E = reply_EN.get(i)
+        reply_E = reply_EN.get(i) if i in layout.reply_at or i in layout.apart else None
+        heard_E = None
+        if i and replies.opens and layout.spans[i - 1].role == OTHER.get(span.role):
+            heard_E = reply_EN.get(i - 1)
         stands_out = None
         if scores_E is not None and reader.stands_out is not None:
             stands_out = bool(scores_E.max() > reader.stands_out)
@@ -215,6 +222,7 @@ def trace(
                 stands_out=stands_out,
                 reply_start=None if reply_E is None else reply_E[columns],
                 other=latest.get(OTHER.get(span.role, "")),
+                heard=None if heard_E is None else heard_E[columns],
                 tokens=own,
             )
         )

@@ -15,7 +15,7 @@ from saefeat.label import pool_tokens
 from saefeat.subject import load_subject
 from tests.tiny import tiny_subject
 
-FILES = ("labels.parquet", "prototypes.safetensors", "emotions.faiss", "stories.faiss", "examples.h5")
+FILES = ("labels.parquet", "prototypes.safetensors", "stories.faiss", "examples.h5")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def use(directory: Path) -> None:
 def test_a_fresh_atlas_is_whole_and_says_where_it_comes_from(tiny_atlas: Atlas) -> None:
     assert tiny_atlas.verify() == []
     manifest = tiny_atlas.manifest
-    assert (manifest["format"], manifest["format_version"], manifest["name"]) == ("atlas", 2, "tiny")
+    assert (manifest["format"], manifest["format_version"], manifest["name"]) == ("atlas", 3, "tiny")
     assert "No claim" in manifest["statement"]
     assert set(manifest["files"]) == set(FILES)
     modes = {path.stat().st_mode & 0o777 for path in tiny_atlas.directory.rglob("*") if path.is_file()}
@@ -92,9 +92,26 @@ def test_an_atlas_of_format_1_still_answers_with_its_plain_means(copy: Path) -> 
     assert answer["emotions"][0]["score"] == pytest.approx(expected_E.max(), abs=1e-3)
 
 
+def test_an_atlas_of_format_2_is_read_and_packed_without_its_second_copy_of_the_prototypes(
+    copy: Path, tmp_path: Path
+) -> None:
+    text = "The dog slept, and the rain went on."
+    before = next(Atlas.open(copy).nearest([text]))
+    manifest = json.loads((copy / "atlas.json").read_text(encoding="utf-8"))
+    for readout in manifest["readouts"]:
+        readout.pop("dialogues")
+    (copy / "emotions.faiss").write_bytes(b"whatever")
+    edit(copy, format_version=2, readouts=manifest["readouts"], files={**manifest["files"], "emotions.faiss": "0" * 64})
+    assert verify(copy) == []
+    assert next(Atlas.open(copy).nearest([text])) == before
+    unpacked = unpack(pack(copy, tmp_path / "old.tar.gz"), tmp_path / "old")
+    assert not (unpacked / "emotions.faiss").exists()
+    assert next(Atlas.open(unpacked).nearest([text])) == before
+
+
 def test_newer_and_foreign_manifests_are_refused(copy: Path) -> None:
-    edit(copy, format_version=3)
-    with pytest.raises(FormatError, match=r"format 3.*upgrade saefeat"):
+    edit(copy, format_version=4)
+    with pytest.raises(FormatError, match=r"format 4.*upgrade saefeat"):
         Atlas.open(copy)
     edit(copy, format_version=1, format="labels")
     with pytest.raises(FormatError, match="is not the manifest of a atlas"):

@@ -54,8 +54,8 @@ def test_the_index_ranks_as_the_scores_do_whatever_the_units(seed: int, unit: fl
     triples = [(W_FE, bias_E.astype(np.float32), half_scale(W_FE)) for W_FE, bias_E in readouts]
     x_F = (chance.exponential(size=20) / unit).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        write_index(emotion_rows(triples, 24), Path(folder) / "emotions.faiss")
-        index = read_index(Path(folder) / "emotions.faiss", rows=10, width=25)
+        write_index(emotion_rows(triples, 24), Path(folder) / "rows.faiss")
+        index = read_index(Path(folder) / "rows.faiss", rows=10, width=25)
         for r, (W_FE, bias_E, scale) in enumerate(triples):
             numbers, products = search(index, emotion_query(x_F, scale, 24), first=5 * r, count=5, top=9)
             exact_E = x_F @ W_FE + bias_E

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from saefeat.atlas import Atlas
 from saefeat.causal import Dialogue, Message, read_dialogues, read_messages, study_scenarios
-from saefeat.causal.scenario_items import MESSAGE_REPLY, PLACES, REPLY, START, USER, read_scenarios
+from saefeat.causal.scenario_items import HELD, MESSAGE_HELD, MESSAGE_REPLY, PLACES, REPLY, START, USER, read_scenarios
 from saefeat.causal.scenario_states import excess
 from saefeat.causal.scenarios import CONSTANT, OWN, SHUFFLED, best_constant, hits, shuffled_hits
 from saefeat.causal.tables import share_interval
@@ -90,6 +90,9 @@ def test_places_are_those_of_the_trace(tiny_atlas: Atlas) -> None:
     assert [r.expected for r in read[REPLY]] == [r.expected for r in read[START]] == [(1,), (2, 3)]
     np.testing.assert_array_equal(read[REPLY][1].scores_E, found.turns[3].profile)
     np.testing.assert_array_equal(read[START][1].scores_E, found.turns[2].reply_start)
+    np.testing.assert_array_equal(read[HELD][0].scores_E, found.turns[0].reply_start)
+    assert [r.expected for r in read[HELD]] == [r.expected for r in read[USER]]
+    assert [r.expected for r in read[MESSAGE_HELD]] == [MESSAGES[0].expected]
     assert read[START][1].text == DIALOGUES[0].messages[2]["content"]
     talk = [{"role": "user", "content": MESSAGES[0].text}, {"role": "assistant", "content": "Count the coins."}]
     np.testing.assert_array_equal(read[MESSAGE_REPLY][0].scores_E, trace(tiny_atlas, talk).turns[1].profile)
@@ -108,14 +111,15 @@ def test_the_study_on_a_tiny_atlas(tiny_atlas: Atlas) -> None:
     )
     assert seen[-1] == (6, 6)
     sections = {s["id"]: s for s in study.results["sections"]}
-    assert len(sections) == 6 + 3
+    assert len(sections) == 8 + 3
+    assert "'story'" in study.results["sections"][0]["notes"][-1]
     rows = {row["name"]: row["values"] for row in sections["dialogue-user"]["rows"]}
     assert rows[OWN][0]["value"] == 1.0  # four emotions: the first five take in all
     assert rows[CONSTANT][1] is None
     assert {CONSTANT, SHUFFLED, "sentence embeddings"} <= set(rows)
     assert len(sections["message-by-message"]["rows"]) == 4
     assert [row["values"] for row in sections["replies"]["rows"]] == [[f"Reply {i}."] for i in range(4)]
-    assert len(study.figure.axes[0].get_yticklabels()) == 6
+    assert len(study.figure.axes[0].get_yticklabels()) == 8
     for table in sections.values():
         assert all(len(row["values"]) == len(table["columns"]) == len(table["units"]) for row in table["rows"])
     odd = study_scenarios(tiny_atlas, MESSAGES, DIALOGUES, ids="odd")

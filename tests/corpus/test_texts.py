@@ -76,3 +76,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         list(read_texts(tmp_path / "a.csv"))
     with pytest.raises(InputError, match="No such file"):
         list(read_texts(tmp_path / "b.txt"))
+
+
+def test_further_fields_and_given_ids_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"id": 7, "text": "a", "lang": "en", "n": [1]}\n{"text": "b"}\n', encoding="utf-8")
+    first, second = read_texts(path)
+    assert (first.id, first.named, first.fields) == ("7", True, {"lang": "en", "n": [1]})
+    assert (second.id, second.named, second.fields) == ("2", False, {})
+    (tmp_path / "texts.txt").write_text("a\n")
+    assert [item.named for item in read_texts(tmp_path / "texts.txt")] == [False]
