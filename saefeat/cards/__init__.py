@@ -1,5 +1,6 @@
 """Cards: what is known about a feature or an emotion, as JSON, Markdown and single HTML files; the demo's report."""
 
+from saefeat.cards.causal import read_causal, with_causal
 from saefeat.cards.emotion import emotion_card
 from saefeat.cards.export import FORMATS, check_choice, export_cards, rendered
 from saefeat.cards.feature import feature_card, feature_cards, nearest_directions
@@ -18,7 +19,9 @@ __all__ = [
     "feature_card",
     "feature_cards",
     "nearest_directions",
+    "read_causal",
     "render_html",
     "render_markdown",
     "rendered",
+    "with_causal",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from saefeat.atlas import Atlas
+from saefeat.cards.causal import read_causal, with_causal
 from saefeat.cards.emotion import emotion_card
 from saefeat.cards.feature import best_emotions, feature_cards
 from saefeat.cards.html import page, render_html
@@ -33,19 +34,23 @@ def export_cards(
     format: str = "html",
     out: Path | str,
     top: int = FEATURES_OF_EMOTION,
+    causal: Path | str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Path]:
     """Write cards into the folder `out` and return {card's name: its file}; `out`/index.html links them.
 
     Every emotion's card comes with those of the `top` features that carry it best. everything: all emotions and all
-    labelled features. Cards link each other. A file is written whole or not at all; names are checked before any.
-    Raises UnknownName (emotion, feature), InputError: nothing chosen or too much, no such format, `out` not writable.
+    labelled features. causal: the causal.json of a dose–response study of this atlas; cards of what it turned say what
+    that did. Cards link each other. A file is written whole or not at all; names are checked before any.
+    Raises UnknownName (emotion, feature), InputError: nothing chosen or too much, no such format, `out` not writable,
+    a study of another atlas or model; FormatError: causal is no such file.
     """
     if format not in FORMATS:
         raise InputError(f"no such card format: {format!r}", do="use one of " + ", ".join(FORMATS))
     check_choice(emotions=emotions, features=features, everything=everything)
     if top < 1:
         raise InputError(f"top is {top}, at least 1 was expected")
+    evidence = None if causal is None else read_causal(causal, atlas)
     cards = list(atlas.emotion_names) if everything else [emotion_name(e, atlas.emotion_names) for e in emotions]
     cards = list(dict.fromkeys(cards))
     names = _features(atlas, cards, features, everything, top)
@@ -55,6 +60,7 @@ def export_cards(
         links = {name: quote(file) for name, file in files.items()}
         rows = []
         for done, card in enumerate(_cards(atlas, cards, names, top)):
+            card = card if evidence is None else with_causal(card, evidence)
             with atomic_path(out / files[card["name"]]) as temporary:
                 temporary.write_text(rendered(card, format, links), encoding="utf-8")
             rows.append(_index_row(card))

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from saefeat.cards.style import auroc, decimal, number, percent, rate, visible, word
+from saefeat.cards.plots import dose_curve, histogram
+from saefeat.cards.style import auroc, causal_sentence, decimal, number, percent, ranged, rate, visible, word
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1d2025; --soft: #5c636e; --paper: #fff; --raised: #f5f6f8; --line: #dcdfe4;
@@ -90,6 +91,7 @@ def _feature(card: Mapping[str, Any], links: Links) -> str:
             section("Strongest snippets", snippets(card["snippets"], links) or _none("No snippets were kept.")),
             section("Words it promotes and suppresses", lens, "Logit lens: the decoder direction through the final "
                      "norm's gain and the unembedding; right up to one positive factor."),
+            causal(card["causal"], links) if card.get("causal") else "",
             section("Nearest features", table(["feature", "emotion", "n:cosine"], near), "By decoder direction."),
             section("Provenance", facts_table(card["provenance"])),
         ]
@@ -108,6 +110,7 @@ def _emotion(card: Mapping[str, Any], links: Links) -> str:
             f"<p>{family}{'With it: ' + members + '.' if members else ''}</p>" if family or members else "",
             section("Features that carry it", evidence_table(card["features"], "feature", links), _evidence_note([])),
             section("Where they fire", snippets(card["snippets"], links) or _none("No snippets were kept.")),
+            causal(card["causal"], links) if card.get("causal") else "",
             section("Nearest emotions", table(["emotion", "family", "n:cosine"], near), card["nearest_note"])
             if near else "",
             section("Provenance", facts_table(card["provenance"])),
@@ -179,70 +182,27 @@ def snippets(rows: Sequence[Mapping[str, Any]], links: Links) -> str:
     return "\n".join(out)
 
 
-def histogram(value: Mapping[str, Sequence[float]] | None) -> str:
-    """An SVG of {"edges": n + 1, "counts": n}: how often the feature is active how strongly.
-
-    Bars are as high as their counts; the axis is logarithmic where the bins are (each wider by the same factor).
-    """
-    if not value or not any(value["counts"]):
-        return _none("No histogram was kept.")
-    edges, counts = list(value["edges"]), list(value["counts"])
-    left, right, top, bottom = 52, 408, 8, 132
-    low, high, peak = edges[0], edges[-1], max(counts)
-    logarithmic = low > 0 and len(counts) > 1 and math.isclose(edges[1] / low, high / edges[-2], rel_tol=1e-3)
-    place = math.log if logarithmic else float
-    span = (place(high) - place(low)) or 1.0
-
-    def x(v: float) -> float:
-        return left + (right - left) * (place(v) - place(low)) / span
-
-    def y(count: float) -> float:
-        return bottom - (bottom - top) * count / peak
-
-    bars = "".join(
-        f'<rect x="{x(a) + 0.4:.1f}" y="{y(c):.1f}" width="{max(x(b) - x(a) - 0.8, 0.6):.1f}" '
-        f'height="{bottom - y(c):.1f}"><title>{number(float(a))} to {number(float(b))}: {number(int(c))} tokens'
-        "</title></rect>"
-        for a, b, c in zip(edges, edges[1:], counts, strict=False)
-        if c
+def causal(evidence: Mapping[str, Any], links: Links) -> str:
+    """What turning it does to text: a sentence, by reader the trend and its curve, what rises most, words promoted."""
+    head = ["read by", "n:slope", "n:p", "n:random slope", ""]
+    rows = [
+        [escape(r["reader"]) + ("" if r["independent"] else " (not independent)"), ranged(r["slope"]), rate(r["p"]),
+         ranged(r["random_slope"]), escape(r["verdict"])]
+        for r in evidence["responses"]
+    ]  # fmt: skip
+    curves = "".join(
+        f"<div><h3>{escape(r['reader'])}</h3>{dose_curve(r['curve'], escape(r['unit']))}</div>"
+        for r in evidence["responses"]
     )
-    ticks = "".join(
-        f'<text x="{x(v):.1f}" y="{bottom + 14}" text-anchor="middle">{v:g}</text>'
-        for v in (_log_ticks(low, high) if logarithmic else _ticks(low, high, 5))
-    )
-    grid = "".join(
-        f'<line x1="{left}" x2="{right}" y1="{y(c):.1f}" y2="{y(c):.1f}"/>'
-        f'<text x="{left - 5}" y="{y(c) + 3.5:.1f}" text-anchor="end">{number(int(c))}</text>'
-        for c in _ticks(0, peak, 3)
-        if c == int(c)
-    )
-    middle = (top + bottom) / 2
-    turn = f"rotate(-90 10 {middle})"
-    return (
-        f'<figure><svg viewBox="0 0 420 170" role="img" aria-label="Histogram of the activations">{grid}{bars}{ticks}'
-        f'<text x="{(left + right) / 2}" y="165" text-anchor="middle">activation, where active'
-        f"{', logarithmic' if logarithmic else ''}</text>"
-        f'<text x="10" y="{middle}" text-anchor="middle" transform="{turn}">tokens</text></svg></figure>'
-    )
-
-
-def _ticks(low: float, high: float, wanted: int) -> list[float]:
-    """About `wanted` round numbers in [low, high]."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / wanted
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [float(f"{i * step:.10g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten in [low, high]; fewer of them over many decades."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
-    ticks = [float(f"{m}e{d}") for d in decades for m in steps]
-    return [t for t in ticks if low <= t <= high]
+    most = [[link(m["emotion"], links), decimal(m["rise"])] for m in (evidence["effect"] or {"most": []})["most"]]
+    parts = [f"<p>{escape(causal_sentence(evidence))}</p>", table(head, rows), f'<div class="cols">{curves}</div>']
+    tables = f"<div><h3>Rises most in the text</h3>{table(['emotion', 'n:sd'], most)}</div>" if most else ""
+    if "words_up" in evidence:  # a feature's card shows its words already
+        tables += _words("Words it promotes", evidence["words_up"]) + _words(
+            "Words it suppresses", evidence["words_down"]
+        )
+    note = "Neutral openings continued with its direction added; dashed: random directions; hollow: not surgical."
+    return section("What turning it does", "\n".join([*parts, f'<div class="cols">{tables}</div>']), note)
 
 
 def _words(title: str, rows: Sequence[Mapping[str, Any]]) -> str:

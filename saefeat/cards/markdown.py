@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saefeat.cards.style import auroc, decimal, number, percent, rate, visible, word
+from saefeat.cards.style import auroc, causal_sentence, decimal, number, percent, ranged, rate, visible, word
 
 STRONG = 0.5
 """A token is bold from this share of its feature's strongest activation in the card on."""
@@ -32,6 +32,7 @@ def _feature(card: Mapping[str, Any], links: Mapping[str, str]) -> list[str]:
     for key, name in (("words_up", "Words it promotes"), ("words_down", "Words it suppresses")):
         words = [f"{code(word(row['token']))} {decimal(row['logit'])}" for row in card[key]]
         lines += [f"## {name}", ", ".join(words) or "None."]
+    lines += _causal(card["causal"], links) if card.get("causal") else []
     near = [[_link(n["feature"], links), text(n.get("emotion") or "–"), decimal(n["cosine"])] for n in card["nearest"]]
     return [*lines, "## Nearest features", table(["feature", "emotion", "cosine"], near)]
 
@@ -43,8 +44,35 @@ def _emotion(card: Mapping[str, Any], links: Mapping[str, str]) -> list[str]:
         lines.append(f"Family: {text(card['family'])}." + (f" With it: {members}." if members else ""))
     lines += ["## Features that carry it", evidence_table(card["features"], "feature", links)]
     lines += ["## Where they fire", _snippets(card["snippets"], links)]
+    lines += _causal(card["causal"], links) if card.get("causal") else []
     near = [[_link(n["emotion"], links), text(n.get("family") or "–"), decimal(n["cosine"])] for n in card["nearest"]]
     return lines + (["## Nearest emotions", table(["emotion", "family", "cosine"], near)] if near else [])
+
+
+def _causal(evidence: Mapping[str, Any], links: Mapping[str, str]) -> list[str]:
+    """What turning it does to text: a sentence, by reader the trend and its curve, what rises most, words promoted."""
+    lines = ["## What turning it does", text(causal_sentence(evidence))]
+    rows = [
+        [text(r["reader"]) + ("" if r["independent"] else " (not independent)"), ranged(r["slope"]), rate(r["p"]),
+         ranged(r["random_slope"]), r["verdict"]]
+        for r in evidence["responses"]
+    ]  # fmt: skip
+    lines.append(table(["read by", "slope", "p", "random slope", ""], rows))
+    for r in evidence["responses"]:
+        curve = [
+            [decimal(point["strength"]), point["regime"], ranged(point), ranged(point["random"])]
+            for point in r["curve"]
+        ]
+        lines += [f"By strength, read by {text(r['reader'])} ({text(r['unit'])}):",
+                  table(["strength", "regime", "above unsteered", "random directions"], curve)]  # fmt: skip
+    if evidence["effect"] is not None:
+        most = [f"{_link(m['emotion'], links)} {decimal(m['rise'])}" for m in evidence["effect"]["most"]]
+        lines.append("Rises most in the text: " + ", ".join(most) + ".")
+    for key, name in (("words_up", "Words it promotes"), ("words_down", "Words it suppresses")):
+        if key in evidence:  # a feature's card shows its words already
+            words = (f"{code(word(row['token']))} {decimal(row['logit'])}" for row in evidence[key])
+            lines.append(f"{name}: " + ", ".join(words))
+    return lines
 
 
 # ---------------------------------------------------------------- parts

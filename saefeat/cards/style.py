@@ -95,6 +95,13 @@ def file_names(names: Iterable[str], *, taken: Iterable[str] = ("index",)) -> di
     return files
 
 
+def ranged(value: Mapping[str, Any]) -> str:
+    """A value with its interval in brackets, if it has one."""
+    if value["value"] is None or value["low"] is None or value["high"] is None:
+        return decimal(value["value"])
+    return f"{decimal(value['value'])} ({decimal(value['low'])} to {decimal(value['high'])})"
+
+
 def plain(value: Any) -> Any:
     """`value` in what JSON can hold: numpy numbers and arrays unwrapped, tuples as lists, NaN and infinity as None."""
     if isinstance(value, Mapping):
@@ -127,3 +134,24 @@ def evidence_sentence(labels: Sequence[Mapping[str, Any]], n_emotions: int) -> s
         f"Of two stories on one topic, one of them written to convey {first['emotion']!r}, this feature is the more "
         f"active in the {first['emotion']!r} story {100 * value:.0f} % of the time (chance: 50 %), measured {where}."
     )
+
+
+def causal_sentence(evidence: Mapping[str, Any]) -> str:
+    """What a study says of turning one emotion or feature, in plain sentences."""
+    effect, emotion = evidence["effect"], evidence["emotion"]
+    texts = f"{evidence['texts']} texts of at most {evidence['tokens']} tokens"
+    if effect is None:
+        return f"Turned in {texts}, it left none surgical at a strength above 0, so nothing is said of its effect."
+    said = (
+        f"Turned up by {effect['strength']:g} mean norms in {texts}, {emotion!r} rises by {decimal(effect['rise'])} sd "
+        f"as the atlas reads them, which is rank {effect['rank']} of {effect['of']} emotions; perplexity is "
+        f"{decimal(effect['ratio'])} times, distinct 3-grams {decimal(effect['distinct'])} times those without."
+    )
+    judged = [r for r in evidence["responses"] if r["independent"]]
+    if not judged:
+        return said + " No independent judge covers it."
+    return said + f" Independent judges, words for emotions masked: {judged[0]['verdict']} (p {_p(judged[0]['p'])})."
+
+
+def _p(p: float | None) -> str:
+    return "unknown" if p is None else f"= {rate(p)}"

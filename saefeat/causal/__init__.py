@@ -9,6 +9,19 @@ from saefeat.causal.directions import (
     random_direction,
     residual_scales,
 )
+from saefeat.causal.dose import (
+    DoseDesign,
+    best_feature,
+    read_openings,
+    run_dose,
+    spread_emotions,
+    texts_of,
+    told_emotion,
+)
+from saefeat.causal.dose_evidence import evidence
+from saefeat.causal.dose_read import read_by_atlas, read_by_judges, read_topics
+from saefeat.causal.dose_report import DoseReport, dose_report
+from saefeat.causal.dose_response import texts_by_cell
 from saefeat.causal.effects import Effects, effects, family_on_top, mean_shift, promoted_words, read_scores
 from saefeat.causal.episode import Condition, Reading, Writer
 from saefeat.causal.fluency import Fluency, distinct_share, fluency, mean_loss, regime
@@ -16,6 +29,7 @@ from saefeat.causal.generate import Decoder, Generated, generate
 from saefeat.causal.impossible import Design, checked, default_conditions, parse_condition, run_study
 from saefeat.causal.impossible_report import Report, study_report
 from saefeat.causal.interventions import Direction, Intervention, ablate, add, cap, clamp
+from saefeat.causal.judge import Judge, fit_judge, masked, word_mask
 from saefeat.causal.ladders import Ladder, LadderStudy, Scorer, read_ladders, study_ladders
 from saefeat.causal.sandbox import Ended, Limits, Sandbox
 from saefeat.causal.scenario_items import Dialogue, Message, read_dialogues, read_messages
@@ -33,11 +47,14 @@ __all__ = [
     "Design",
     "Dialogue",
     "Direction",
+    "DoseDesign",
+    "DoseReport",
     "Effects",
     "Ended",
     "Fluency",
     "Generated",
     "Intervention",
+    "Judge",
     "Ladder",
     "LadderStudy",
     "Limits",
@@ -55,6 +72,7 @@ __all__ = [
     "ablate",
     "add",
     "attempt",
+    "best_feature",
     "cap",
     "cell",
     "checked",
@@ -63,31 +81,45 @@ __all__ = [
     "control_for",
     "default_conditions",
     "distinct_share",
+    "dose_report",
     "effects",
     "emotion_direction",
+    "evidence",
     "family_on_top",
     "feature_direction",
+    "fit_judge",
     "fluency",
     "generate",
     "load_tasks",
+    "masked",
     "matched_feature",
     "mean_loss",
     "mean_shift",
     "parse_condition",
     "promoted_words",
     "random_direction",
+    "read_by_atlas",
+    "read_by_judges",
     "read_dialogues",
     "read_ladders",
     "read_messages",
+    "read_openings",
     "read_scores",
+    "read_topics",
     "regime",
     "residual_scales",
     "row",
+    "run_dose",
     "run_study",
     "section",
     "selftest",
+    "spread_emotions",
     "steering",
     "study_ladders",
     "study_report",
     "study_scenarios",
+    "texts_by_cell",
+    "texts_of",
+    "told_emotion",
+    "word_mask",
 ]

@@ -29,13 +29,19 @@ class Fluency:
     tie: float
 
 
-def fluency(subject: Subject, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]) -> Fluency:
+def fluency(
+    subject: Subject, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]], *, tie: bool = True
+) -> Fluency:
     """The fluency of continuations `ids` of `prompts` (token ids, row by row) under the model as it is.
+
+    tie False: it is not measured (NaN), which saves half of the passes.
 
     Must not be called inside a `steering` block. Continuations without a token do not count; if none has any,
     perplexity and tie are NaN.
     """
     given = mean_loss(subject, prompts, ids)
+    if not tie:
+        return Fluency(perplexity=math.exp(given), distinct=distinct_share(ids), tie=math.nan)
     alone = mean_loss(subject, [list(subject.prefix_ids) or list(prompt[:1]) for prompt in prompts], ids)
     return Fluency(perplexity=math.exp(given), distinct=distinct_share(ids), tie=alone - given)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from saefeat.cli.common import Settings, emit, json_option, progress
+from saefeat.cli.common import Settings, emit, existing_file, json_option, progress
 
 EPILOG = """\b
 Examples:
@@ -14,6 +14,7 @@ Examples:
   saefeat cards export --emotion desperate --emotion at-ease --format md --out cards/
   saefeat cards export --features L18.120,L18.7 --format json --out cards/
   saefeat cards export --all --out cards/
+  saefeat cards export --emotion desperate --causal results/dose-response/causal.json --out cards/
 """
 
 
@@ -28,12 +29,13 @@ def command() -> None:
 @click.option("--all", "everything", is_flag=True, help="Every emotion and every labelled feature.")
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Features of an emotion.")
 @click.option("--format", type=click.Choice(["html", "md", "json"]), default="html", show_default=True)
+@click.option("--causal", type=click.Path(path_type=Path), help="The causal.json of `study dose-response`.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write to.")
 @json_option
 @click.pass_obj
 def export(
     settings: Settings, emotions: tuple[str, ...], features: str | None, everything: bool, top: int, format: str,
-    out: Path, as_json: bool,
+    causal: Path | None, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Write cards and an index.html that links them.
 
@@ -45,6 +47,8 @@ def export(
     check_choice(emotions=emotions, features=names, everything=everything)  # before an atlas and a model are loaded
     from saefeat.atlas import Atlas
 
+    if causal is not None:
+        existing_file(causal)
     atlas = Atlas.open(
         settings.atlas, device=settings.device, dtype=settings.dtype, allow_other_weights=settings.allow_other_weights
     )
@@ -52,7 +56,7 @@ def export(
         task = display.add_task("cards", total=None)
         files = export_cards(
             atlas, emotions=emotions, features=names, everything=everything, format=format, out=out, top=top,
-            on_progress=lambda done, total: display.update(task, completed=done, total=total),
+            causal=causal, on_progress=lambda done, total: display.update(task, completed=done, total=total),
         )  # fmt: skip
     index = out / "index.html"
     value = {"out": str(out), "index": str(index), "cards": {name: str(path) for name, path in files.items()}}

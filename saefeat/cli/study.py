@@ -9,6 +9,7 @@ import click
 
 STUDIES: dict[str, tuple[str, str]] = {
     # study: (module under saefeat.cli, one line for --help)
+    "dose-response": ("study_dose", "Emotions turned up and down step by step: what is written, in whose eyes."),
     "ladders": ("study_ladders", "Does the reading follow a number that is turned up?"),
     "scenarios": ("study_scenarios", "The writer's state, where the reply starts, and the reply."),
     "impossible-task": (

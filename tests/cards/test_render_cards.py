@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saefeat.cards import CLAIM, nearest_directions, render_html, render_markdown
-from saefeat.cards.html import OPAQUE, _ticks, highlighted, histogram
+from saefeat.cards.html import OPAQUE, highlighted
 from saefeat.cards.markdown import code
+from saefeat.cards.plots import dose_curve, histogram, ticks_of
 from saefeat.cards.style import auroc, evidence_sentence, file_names, number, percent, plain, visible, word
 
 HOSTILE = "<script>alert('x')</script>\"&|`*[a](b)"
@@ -38,6 +39,25 @@ def card(**changes: Any) -> dict[str, Any]:
         "evidence": evidence_sentence([label], 171), "claim": CLAIM,
     }  # fmt: skip
     return value | changes
+
+
+def causal(**changes: Any) -> dict[str, Any]:
+    interval = {"value": 0.2, "low": -0.1, "high": 0.5}
+    curve = [
+        {"strength": s, "regime": "surgical" if s < 0.2 else "broken", "counts": s < 0.2, "value": 4 * s,
+         "low": 4 * s - 1, "high": 4 * s + 1, "random": interval}
+        for s in (-0.1, 0.0, 0.1, 0.2)
+    ]  # fmt: skip
+    response = {
+        "reader": "judge", "independent": True, "unit": "log-odds", "slope": interval | {"value": 4.25}, "p": 0.0001,
+        "random_slope": interval, "random_p": 0.4, "verdict": "rises", "curve": curve,
+    }  # fmt: skip
+    effect = {"strength": 0.1, "rise": 2.345, "rank": 1, "of": 171, "most": [{"emotion": "at ease", "rise": 2.345}],
+              "ratio": 1.21, "distinct": 0.97, "regime": "surgical", "topic": 0.6}  # fmt: skip
+    return {
+        "emotion": "at ease", "texts": 12, "prompts": 12, "tokens": 40, "layer": 18, "effect": effect,
+        "responses": [response], "words_up": [{"token": " calm", "logit": 0.9}], "words_down": [],
+    } | changes  # fmt: skip
 
 
 class Reader(HTMLParser):
@@ -77,6 +97,38 @@ def test_a_card_is_one_well_formed_file_that_loads_nothing() -> None:
     assert "@import" not in render_html(card())
     for said in ("L18.7", "at ease", "0.87", "0.91", "1.23 %", "␣calm", "⏎", CLAIM, "model.layers.18", "9.50"):
         assert said in read.text, said
+
+
+def test_causal_evidence_is_told_and_drawn() -> None:
+    page, text = render_html(card(causal=causal()), {"at ease": "at-ease.html"}), render_markdown(card(causal=causal()))
+    read = Reader(page)
+    assert not read.open
+    for said in ("What turning it does", "rises by 2.35 sd", "rank 1 of 171", "4.25 (−0.10 to 0.50)", "judge"):
+        assert said in read.text, said
+        assert said in text, said
+    assert len([tag for tag, _ in read.tags if tag == "circle"]) == 4
+    assert "| 0.20 | broken | 0.80 (−0.20 to 1.80) | 0.20 (−0.10 to 0.50) |" in text
+    none = causal(effect=None, responses=[])
+    assert "nothing is said of its effect" in Reader(render_html(card(causal=none))).text
+    assert "nothing is said of its effect" in render_markdown(card(causal=none))
+    apart = causal(responses=[causal()["responses"][0] | {"independent": False}])
+    assert "No independent judge covers it." in render_markdown(card(causal=apart))
+    hostile = causal(emotion=HOSTILE, responses=[causal()["responses"][0] | {"reader": HOSTILE, "unit": HOSTILE}])
+    assert "<script" not in render_html(card(causal=hostile))
+    assert "What turning it does" not in render_html(card())
+
+
+def test_a_curve_keeps_to_its_frame_and_marks_what_does_not_count() -> None:
+    curve = causal()["responses"][0]["curve"]
+    circles = [a for tag, a in Reader(dose_curve(curve, "sd")).tags if tag == "circle"]
+    assert [float(str(a["cx"])) for a in circles] == pytest.approx([141, 230, 319, 408])
+    heights = [float(str(a["cy"])) for a in circles]
+    assert heights == sorted(heights, reverse=True)
+    assert all(8 <= y <= 132 for y in heights)
+    assert ["--paper" in str(a["style"]) for a in circles] == [False, False, False, True]
+    assert dose_curve(curve[:1], "sd") == ""
+    unknown = {"value": None, "low": None, "high": None}
+    assert dose_curve([point | {"random": unknown} for point in curve], "sd").count("stroke-dasharray") == 0
 
 
 def test_hostile_text_stays_text_wherever_it_comes_from() -> None:
@@ -124,7 +176,7 @@ def test_histogram_bars_keep_proportion_and_stay_inside(counts: list[int], width
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
 def test_ticks_are_few_rising_and_inside(low: float, span: float) -> None:
-    ticks = _ticks(low, low + span, 5)
+    ticks = ticks_of(low, low + span, 5)
     assert len(ticks) <= 7
     assert ticks == sorted(ticks)
     assert all(low - 1e-6 * span <= t <= low + span * (1 + 1e-6) for t in ticks)
