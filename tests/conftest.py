@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,6 +16,17 @@ from saefeat.atlas import Atlas
 from saefeat.subject import Subject, load_subject
 from tests.tiny import tiny_subject
 from tests.tiny_atlas import build_tiny_atlas
+
+
+@pytest.fixture(autouse=True)
+def logging_as_in_a_new_process() -> None:
+    """The command line sets up logging for its process; here it must not outlive the test that called it."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("saefeat").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
