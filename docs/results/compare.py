@@ -34,12 +34,16 @@ LINES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 )
 
 
+ORDER = ("smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-1.5b-instruct")
+"""Models from small to large; others come after them."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="*", type=Path, default=sorted(HERE.glob("*/results.json")))
     parser.add_argument("--figure", type=Path, help="Also draw how the figures grow with the model.")
     given = parser.parse_args()
-    loaded = [json.loads(path.read_text(encoding="utf-8")) for path in given.results]
+    loaded = in_order([json.loads(path.read_text(encoding="utf-8")) for path in given.results])
     print(table(loaded))
     if given.figure:
         from saefeat.evaluate.figures import models_figure
@@ -53,9 +57,15 @@ def main() -> None:
         )
 
 
+def in_order(loaded: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """From the smallest model to the largest."""
+    return sorted(loaded, key=lambda one: (*ORDER, one["subject"]["name"]).index(one["subject"]["name"]))
+
+
 def table(loaded: list[dict[str, Any]]) -> str:
     """A row a figure and model: saefeat's own first, then the nulls and baselines of the same run."""
     head = ["", "model", "SAE", "dense", "random directions", "random encoder, equal L0", "MiniLM", "shuffled labels"]
+    loaded = in_order(loaded)
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---|" * (len(head) - 2)]
     for title, section, column, rows in LINES:
         for place, one in enumerate(loaded):
