@@ -90,9 +90,9 @@ def _run(
     total = max(1, config.tokens // T)
     if ranks.first:
         _prepare(subject, config, out, manifest, ranks, total)
-    number = ranks.told(len(manifest["shards"]))
+    number, seen = ranks.told(len(manifest["shards"])), ranks.told(manifest["contexts"])  # the last shard may be short
     _share_norms(manifest, ranks)
-    begun, before, seen = time.monotonic(), manifest["seconds"], number * size
+    begun, before = time.monotonic(), manifest["seconds"]
     # the packed stream is the same each time: contexts of other shards are packed again, but not read again
     stream = pack(subject, documents(config.text, seed=config.seed), T)
     contexts = ahead(itertools.islice(stream, seen, total), 4 * config.batch_contexts)

@@ -165,6 +165,29 @@ def test_when_the_text_ends_early_what_there_is_is_kept(tiny: Subject, tmp_path:
     assert store.manifest["finished"]
 
 
+@pytest.mark.parametrize("text_ends", [False, True])
+def test_a_kill_between_the_last_shard_and_the_end_is_made_good(
+    tiny: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_ends: bool
+) -> None:
+    """All shards are listed, the last one short, and only the word that the harvest is finished is missing."""
+    text = tmp_path / "a.txt"
+    text.write_text("The rent was due and the account was empty. " * 60)
+    config = dataclasses.replace(CONFIG, shard_contexts=7, tokens=32 * (1000 if text_ends else 10), text=(str(text),))
+    whole = harvest(tiny, config, tmp_path / "whole")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("saefeat.harvest.write._end", die)
+        with pytest.raises(KeyboardInterrupt):
+            harvest(tiny, config, tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert told["contexts"] % 7
+    assert not told["finished"]
+    assert_same(harvest(tiny, config, tmp_path / "out"), whole)
+
+
 def test_a_second_writer_is_turned_away(tiny: Subject, tmp_path: Path) -> None:
     with directory_lock(tmp_path), pytest.raises(Busy, match="pid"):
         harvest(tiny, CONFIG, tmp_path)
