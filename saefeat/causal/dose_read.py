@@ -19,9 +19,10 @@ import numpy as np
 from saefeat.atlas import Atlas, choose_readout
 from saefeat.causal.dose import key_of
 from saefeat.causal.effects import read_scores
-from saefeat.causal.judge import Embed, Judge, judged, masked, unit
+from saefeat.causal.judge import Embed, Judge, judged, masked
 from saefeat.causal.records import Records
 from saefeat.files import directory_lock, fingerprint
+from saefeat.label import unit_rows
 
 Key = tuple[str, str, float]
 JUDGE = "judge"
@@ -136,7 +137,7 @@ def read_by_judges(
 def read_topics(records: Sequence[Mapping[str, Any]], embed: Embed, samples: int) -> Topic:
     """How near texts stay to what is written without steering, by sentence embeddings of the unmasked texts."""
     keys = [key_of(row) for row in records]
-    by_cell = [unit(X_ND) for X_ND in _embedded([row["texts"] for row in records], embed)]
+    by_cell = [unit_rows(X_ND) for X_ND in _embedded([row["texts"] for row in records], embed)]
     plain_ND = next(X_ND for cell, X_ND in zip(keys, by_cell, strict=True) if cell[0] == "unsteered")
     cosines = {cell: (X_ND * plain_ND).sum(1) for cell, X_ND in zip(keys, by_cell, strict=True)}
     prompt_N = np.arange(len(plain_ND)) // samples

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from saefeat.errors import InputError
+from saefeat.label import separated, unit_rows
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Texts to (N, D) sentence embeddings."""
@@ -77,7 +78,7 @@ class Judge:
 
     def __call__(self, X_ND: np.ndarray) -> np.ndarray:
         """(N, C) log-odds of each class, in standard deviations of the held-out labelled texts."""
-        return (log_odds(unit(X_ND) @ self.W_DC + self.bias_C) - self.mean_C) / self.sd_C
+        return (log_odds(unit_rows(X_ND) @ self.W_DC + self.bias_C) - self.mean_C) / self.sd_C
 
     def own(self, emotion: str) -> list[int]:
         """The classes that stand for an emotion."""
@@ -104,7 +105,7 @@ def fit_judge(
         raise InputError(f"needs two classes of at least {FOLDS} texts", where=name)
     rows_M = np.flatnonzero(np.isin(class_N, [c for c, *_ in kept]))
     place = {c: k for k, (c, *_) in enumerate(kept)}
-    y_M, X_MD = np.array([place[int(c)] for c in class_N[rows_M]]), unit(X_ND[rows_M])
+    y_M, X_MD = np.array([place[int(c)] for c in class_N[rows_M]]), unit_rows(X_ND[rows_M])
     C, fold_M = len(kept), _folds(y_M, seed)
     heldout_MC = np.zeros((len(y_M), C))
     for fold in range(FOLDS):
@@ -117,7 +118,8 @@ def fit_judge(
         name=name, classes=tuple(title for _, title, _ in kept), members=tuple(own for *_, own in kept), W_DC=W_DC,
         bias_C=bias_C, mean_C=heldout_MC.mean(0), sd_C=np.where(sd_C > 1e-9, sd_C, 1.0),
         accuracy=float(np.mean([hit_M[y_M == c].mean() for c in range(C)])),
-        auroc_C=np.array([auroc(heldout_MC[:, c], y_M == c) for c in range(C)]), rows=len(y_M),
+        auroc_C=np.array([separated(heldout_MC[y_M == c, c], heldout_MC[y_M != c, c]) for c in range(C)]),
+        rows=len(y_M),
     )  # fmt: skip
 
 
@@ -159,22 +161,6 @@ def log_odds(logits_NC: np.ndarray) -> np.ndarray:
     C = logits_NC.shape[1]
     others_NC = np.stack([np.logaddexp.reduce(np.delete(logits_NC, c, axis=1), axis=1) for c in range(C)], axis=1)
     return logits_NC - others_NC
-
-
-def unit(X_ND: np.ndarray) -> np.ndarray:
-    """Rows of length 1 (a row of zeros stays)."""
-    X_ND = np.asarray(X_ND, np.float64)
-    return X_ND / np.maximum(np.linalg.norm(X_ND, axis=1, keepdims=True), 1e-12)
-
-
-def auroc(score_N: np.ndarray, positive_N: np.ndarray) -> float:
-    """The chance that a positive scores above a negative (ties half); NaN if either is missing."""
-    P, Q = int(positive_N.sum()), int((~positive_N).sum())
-    if not P or not Q:
-        return float("nan")
-    _, slot_N, count_K = np.unique(score_N, return_inverse=True, return_counts=True)
-    rank_K = np.cumsum(count_K) - (count_K - 1) / 2
-    return float((rank_K[slot_N][positive_N].sum() - P * (P + 1) / 2) / (P * Q))
 
 
 def _folds(y_N: np.ndarray, seed: int) -> np.ndarray:

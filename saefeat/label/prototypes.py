@@ -108,7 +108,10 @@ def with_share(
 
 
 def separated(positive_M: np.ndarray, negative_N: np.ndarray) -> float:
-    """AUROC: the chance that a value of the first kind exceeds one of the second, ties counting half."""
+    """AUROC: the chance that a value of the first kind exceeds one of the second, ties counting half; NaN if there are
+    none of either kind."""
+    if not len(positive_M) or not len(negative_N):
+        return float("nan")
     both = np.concatenate([positive_M, negative_N])
     _, slot, count = np.unique(both, return_inverse=True, return_counts=True)
     midrank = (np.cumsum(count) - (count - 1) / 2)[slot]

@@ -9,17 +9,16 @@ from sklearn.metrics import roc_auc_score
 
 from saefeat.causal.judge import (
     NEUTRAL,
-    auroc,
     fit_judge,
     fit_logistic,
     inflected,
     judged,
     log_odds,
     masked,
-    unit,
     word_mask,
 )
 from saefeat.errors import InputError
+from saefeat.label import separated, unit_rows
 
 MEMBERS = (("afraid", "terrified"), ("joyful",), ("sad",))
 
@@ -69,8 +68,8 @@ def test_log_odds_are_those_of_the_softmax() -> None:
 def test_auroc_is_that_of_sklearn_ties_and_all() -> None:
     rng = np.random.default_rng(1)
     score_N, positive_N = rng.integers(0, 5, 80).astype(float), rng.random(80) < 0.4
-    assert auroc(score_N, positive_N) == pytest.approx(roc_auc_score(positive_N, score_N))
-    assert np.isnan(auroc(score_N, np.zeros(80, bool)))
+    assert separated(score_N[positive_N], score_N[~positive_N]) == pytest.approx(roc_auc_score(positive_N, score_N))
+    assert np.isnan(separated(score_N[:0], score_N))
 
 
 # ---------------------------------------------------------------- the judge
@@ -124,4 +123,4 @@ def test_an_embedding_of_any_length_is_read_alike() -> None:
     judge = fit_judge("planted", X_ND, class_N, ["fear", "joy", "sadness"], MEMBERS)
     np.testing.assert_allclose(judge(3 * X_ND), judge(X_ND))
     assert np.isfinite(judge(np.zeros((1, 8)))).all()
-    assert (unit(np.zeros((1, 8))) == 0).all()
+    assert (unit_rows(np.zeros((1, 8))) == 0).all()
