@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saefeat.atlas import Atlas
+from saefeat.causal.proportions import clustered_mean
 from saefeat.causal.scenario_figures import Dots, dots_figure
-from saefeat.causal.tables import PARTS, Ids, cell, is_odd, parts, row, section, share_interval
+from saefeat.causal.tables import PARTS, Ids, cell, is_odd, parts, row, section
 from saefeat.errors import InputError
 from saefeat.files import shipped
 from saefeat.trace import reply_readout, trace, turn_readout
@@ -226,7 +227,7 @@ def _summary(part: str, followed: Mapping[str, Followed], seed: int) -> dict[str
                 f"atlas, {place}" if own else place,
                 [
                     f"{int((f.rho_L >= FOLLOWS).sum())} of {len(f.rho_L)}",
-                    cell(*share_interval(f.rho_L, item_L, seed)),
+                    cell(*clustered_mean(f.rho_L, item_L, seed)),
                     cell(float(at_least(np.array((f.rho_L >= FOLLOWS).sum()), (f.null_LR >= FOLLOWS).sum(0)))),
                     cell(float(at_least(f.rho_L.mean(), f.null_LR.mean(0)))),
                 ],
@@ -277,7 +278,7 @@ def _figure(names: Sequence[str], followed: Mapping[str, Followed], seed: int) -
     """ρ of each ladder at each place over the middle 95 % of random contrasts; first the mean with its interval."""
     dots = {}
     for place, f in followed.items():
-        mean, low, high = share_interval(f.rho_L, np.arange(len(f.rho_L)), seed)
+        mean, low, high = clustered_mean(f.rho_L, np.arange(len(f.rho_L)), seed)
         null = None
         if place != SCORER:
             mean_R = f.null_LR.mean(0)

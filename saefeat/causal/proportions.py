@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -49,29 +49,33 @@ def difference(hits: int, n: int, hits_0: int, n_0: int) -> Interval:
     return Interval(between, low, high)
 
 
-def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0) -> Interval:
+def clustered_mean(values: Iterable[float], clusters: Iterable[Hashable], seed: int = 0) -> Interval:
     """The mean of values, by bootstrap over the clusters (tasks) that they belong to."""
-    return _bootstrap({c: [[v for v, k in zip(values, clusters, strict=True) if k == c]] for c in clusters}, seed)
+    return _bootstrap({cluster: [own] for cluster, own in _grouped(values, clusters).items()}, seed)
 
 
 def clustered_difference(
-    values: Sequence[float],
-    clusters: Sequence[Hashable],
-    values_0: Sequence[float],
-    clusters_0: Sequence[Hashable],
+    values: Iterable[float],
+    clusters: Iterable[Hashable],
+    values_0: Iterable[float],
+    clusters_0: Iterable[Hashable],
     seed: int = 0,
 ) -> Interval:
     """A mean less another, by bootstrap over the clusters that both have: tasks are drawn, with all their episodes."""
-    groups = {
-        c: [[v for v, k in zip(values, clusters, strict=True) if k == c],
-            [v for v, k in zip(values_0, clusters_0, strict=True) if k == c]]
-        for c in dict.fromkeys([*clusters, *clusters_0])
-        if c in set(clusters) and c in set(clusters_0)
-    }  # fmt: skip
+    ours, theirs = _grouped(values, clusters), _grouped(values_0, clusters_0)
+    groups = {cluster: [ours[cluster], theirs[cluster]] for cluster in ours if cluster in theirs}
     return _bootstrap(groups, seed)
 
 
-def _bootstrap(groups: dict[Hashable, list[list[float]]], seed: int) -> Interval:
+def _grouped(values: Iterable[float], clusters: Iterable[Hashable]) -> dict[Hashable, list[float]]:
+    """The values of each cluster, in the order in which they come."""
+    groups: dict[Hashable, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        groups.setdefault(cluster, []).append(float(value))
+    return groups
+
+
+def _bootstrap(groups: Mapping[Hashable, list[list[float]]], seed: int) -> Interval:
     """Mean of the first values of all groups, less that of the second ones if there are any."""
     if not groups:
         return UNKNOWN

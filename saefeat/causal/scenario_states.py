@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from saefeat.causal.proportions import clustered_mean
 from saefeat.causal.scenario_items import MESSAGE, MESSAGE_REPLY, MESSAGE_START, Message, Read
-from saefeat.causal.tables import cell, row, section, share_interval
+from saefeat.causal.tables import cell, row, section
 
 
 def states(
@@ -29,7 +30,7 @@ def states(
         ("what the writer should feel", [one.expected for one in known]),
         ("what a good reply's tone should be", [one.reply_expected for one in known]),
     ):
-        values = [cell(*share_interval(excess(scores[place], sets), item_N, seed)) for place in places]
+        values = [cell(*clustered_mean(excess(scores[place], sets), item_N, seed)) for place in places]
         rows.append(row(title, values, own=True))
     about = (
         "The score of the expected emotions in a message less the mean of the same emotions over the other messages, "

@@ -21,6 +21,7 @@ import numpy as np
 
 from saefeat.atlas import Atlas
 from saefeat.causal.ladders import Progress, Scorer, read_by
+from saefeat.causal.proportions import clustered_mean
 from saefeat.causal.scenario_figures import Dots, dots_figure
 from saefeat.causal.scenario_items import (
     HELD,
@@ -39,7 +40,7 @@ from saefeat.causal.scenario_items import (
     read_scenarios,
 )
 from saefeat.causal.scenario_states import states
-from saefeat.causal.tables import PARTS, Ids, cell, is_odd, parts, row, section, share_interval
+from saefeat.causal.tables import PARTS, Ids, cell, ends, is_odd, parts, row, section
 from saefeat.errors import InputError
 
 if TYPE_CHECKING:
@@ -173,9 +174,11 @@ def _place_section(
     for name, hit_N in hit.items():
         values: list[Any] = []
         for own in shown.values():
-            values.append(cell(*share_interval(hit_N[own], item_N[own], seed)))
-            ahead_N = hit_N[own].astype(float) - hit[CONSTANT][own] if constant and name != CONSTANT else np.zeros(0)
-            values.append(cell(*share_interval(ahead_N, item_N[own], seed)))
+            values.append(cell(*clustered_mean(hit_N[own], item_N[own], seed)))
+            if constant and name != CONSTANT:
+                values.append(cell(*clustered_mean(hit_N[own] - 1.0 * hit[CONSTANT][own], item_N[own], seed)))
+            else:
+                values.append(None)
         rows.append(row(name, values, own=name in (OWN, CENTRED), null=name not in (OWN, CENTRED)))
     values = []
     for own in shown.values():
@@ -208,11 +211,8 @@ def _figure(bars: Sequence[tuple[str, Mapping[str, Any]]], part: str) -> Figure:
     kinds = [name for name in (OWN, CENTRED, SCORER, CONSTANT, SHUFFLED) if any(name in told for _, told in bars)]
     dots = {}
     for name in kinds:
-        cells = [told.get(name) for _, told in bars]
-        dots[name] = Dots(
-            values=[None if c is None else c["value"] for c in cells],
-            whiskers=[None if c is None else (c["low"], c["high"]) for c in cells],
-        )
+        cells = [ends(told.get(name)) for _, told in bars]
+        dots[name] = Dots(values=[value for value, _ in cells], whiskers=[whisker for _, whisker in cells])
     return dots_figure(
         [place for place, _ in bars],
         dots,
