@@ -1,6 +1,7 @@
 """Cause: residual streams edited along features and emotions, and what that does to the text that follows."""
 
 from saefeat.causal.compare import compare, control_for
+from saefeat.causal.decoder import Decoder, Memory
 from saefeat.causal.directions import (
     Scale,
     emotion_direction,
@@ -25,7 +26,7 @@ from saefeat.causal.dose_response import texts_by_cell
 from saefeat.causal.effects import Effects, effects, family_on_top, mean_shift, promoted_words, read_scores
 from saefeat.causal.episode import Condition, Reading, Writer
 from saefeat.causal.fluency import Fluency, distinct_share, fluency, mean_loss, regime
-from saefeat.causal.generate import Decoder, Generated, generate
+from saefeat.causal.generate import Generated, generate
 from saefeat.causal.impossible import Design, checked, default_conditions, parse_condition, run_study
 from saefeat.causal.impossible_report import Report, study_report
 from saefeat.causal.interventions import Direction, Intervention, ablate, add, cap, clamp
@@ -58,6 +59,7 @@ __all__ = [
     "Ladder",
     "LadderStudy",
     "Limits",
+    "Memory",
     "Message",
     "Reading",
     "Report",

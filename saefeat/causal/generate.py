@@ -1,23 +1,22 @@
 """Text from the model, seeded and in batches, with or without interventions.
 
-Rows of a batch are padded on the left. Each row draws from a generator of its own, seeded by (seed, prompt, sample), so
+Each row draws from a generator of its own, seeded by (seed, prompt, sample), so
 a text does not depend on its neighbours (up to rounding), and a steered and an unsteered run draw alike: what differs
 between them is what the intervention did.
 
-Shapes: B rows, T tokens, V vocabulary.
+A row that has ended leaves its batch. Shapes: B rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from saefeat.causal.decoder import Decoder, Memory, Row, left_padded
 from saefeat.causal.interventions import Intervention
 from saefeat.causal.steer import steering
 from saefeat.errors import InputError
@@ -55,102 +54,95 @@ def generate(
     seed: int = 0,
     stop: bool = True,
     batch: int = BATCH,
+    memory: Memory | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Generated:
     """Continue each prompt `samples` times, by at most `tokens` tokens.
 
     prompts: a text, which is continued as it is; a conversation ({"role", "content"} messages), to which the model
     replies under its own chat template; or a sequence of either. temperature 0: the likeliest token always. top_p:
-    draw from the likeliest tokens that together have this probability. stop: end where the model does. on_progress
-    counts rows. Raises InputError: nothing to continue, too long for the model's context, settings out of range.
+    draw from the likeliest tokens that together have this probability. stop: end where the model does. memory: what was
+    continued with it before is not read anew, and what is continued now is kept in it. on_progress counts rows. Raises
+    InputError: nothing to continue, too long for the model's context, settings out of range, a memory together with
+    interventions at some positions alone.
     """
     _check(tokens, temperature, top_p, samples, batch)
     read = [_read(subject, prompt, tokens) for prompt in _several(prompts)]
     if not read:
         raise InputError("there is no prompt")
-    rows = [(*one, _generator(seed, number, sample)) for number, one in enumerate(read) for sample in range(samples)]
-    out: list[tuple[list[int], bool]] = []
+    rows = [
+        _Row(*one, _generator(seed, number, sample)) for number, one in enumerate(read) for sample in range(samples)
+    ]
+    if memory is not None:
+        _check_memory(interventions)
+        memory.belongs_to(subject, *interventions)
+    kept: list[Row] = []
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
-        out += _continue(subject, part, interventions, tokens, temperature, top_p, stop)
+        kept += _continue(subject, part, interventions, tokens, temperature, top_p, stop, memory)
         if on_progress:
-            on_progress(len(out), len(rows))
+            on_progress(start + len(part), len(rows))
+    if memory is not None:
+        memory.rows = kept
     decode = subject.tokenizer.decode
     return Generated(
-        texts=tuple(decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids, _ in out),
-        ids=tuple(tuple(ids) for ids, _ in out),
-        prompts=tuple(tuple(ids) for ids, _, _ in rows),
-        ended=tuple(ended for _, ended in out),
+        texts=tuple(decode(row.out, skip_special_tokens=True, clean_up_tokenization_spaces=False) for row in rows),
+        ids=tuple(tuple(row.out) for row in rows),
+        prompts=tuple(tuple(row.prompt) for row in rows),
+        ended=tuple(row.ended for row in rows),
     )
 
 
-class Decoder:
-    """A batch that is being continued under the KV cache, its rows padded on the left."""
-
-    def __init__(self, subject: Subject, mask_BT: Tensor) -> None:
-        from transformers import DynamicCache
-
-        self.model: Any = subject.model
-        self.device = subject.device
-        self.mask_BT = mask_BT.to(self.device, torch.long)
-        self.cache = DynamicCache(config=self.model.config)
-        takes = inspect.signature(self.model.forward).parameters
-        self.extra = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-
-    @torch.inference_mode()
-    def step(self, ids_BT: Tensor) -> Tensor:
-        """(B, V) float32 logits of what comes after ids_BT: the whole prompt first, later one token a row."""
-        T, known = ids_BT.shape[1], self.cache.get_seq_length()
-        if known:
-            self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones(len(ids_BT), T)], dim=1)
-        out = self.model(
-            input_ids=ids_BT.to(self.device), attention_mask=self.mask_BT, past_key_values=self.cache, use_cache=True,
-            position_ids=positions(self.mask_BT)[:, -T:], **self.extra,
-        )  # fmt: skip
-        return out.logits[:, -1].float()
-
-
-def positions(mask_BT: Tensor) -> Tensor:
-    """(B, T) each token's position among the real tokens of its row; 0 at padding on the left."""
-    return (mask_BT.long().cumsum(1) - 1).clamp(min=0)
-
-
-def left_padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
-    """ids_BT and mask_BT of rows of token ids, padded on the left."""
-    longest = max(map(len, rows))
-    ids_BT = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
-    mask_BT = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows])
-    return ids_BT, mask_BT
-
-
 # ---------------------------------------------------------------- one batch
+@dataclass
+class _Row:
+    """A text under way."""
+
+    prompt: list[int]
+    turns: list[Turn]
+    chance: torch.Generator
+    out: list[int] = field(default_factory=list)
+    ended: bool = False
+
+
 def _continue(
     subject: Subject,
-    rows: Sequence[tuple[list[int], list[Turn], torch.Generator]],
+    rows: Sequence[_Row],
     interventions: Sequence[Intervention],
     tokens: int,
     temperature: float,
     top_p: float,
     stop: bool,
-) -> list[tuple[list[int], bool]]:
-    """Token ids of each row's continuation, and whether the model ended it."""
+    memory: Memory | None,
+) -> list[Row]:
+    """Continue a batch of rows where they are; what a memory keeps of them."""
     ends = _end_tokens(subject) if stop else frozenset()
-    ids_BT, mask_BT = left_padded([ids for ids, _, _ in rows])
+    ids_BT, mask_BT = left_padded([row.prompt for row in rows])
     decoder = Decoder(subject, mask_BT)
-    out: list[list[int]] = [[] for _ in rows]
-    ended = [False] * len(rows)
-    with steering(subject, interventions, mask_BT=mask_BT, turns=[turns for _, turns, _ in rows]):
-        for _ in range(tokens):
-            logits_BV = decoder.step(ids_BT).cpu()
-            chosen = [_draw(logits_BV[b], temperature, top_p, rows[b][2]) for b in range(len(rows))]
-            for b, token in enumerate(chosen):
-                ended[b] = ended[b] or token in ends
-                if not ended[b]:
-                    out[b].append(token)
-            if all(ended):
-                break
-            ids_BT = torch.tensor(chosen)[:, None]
-    return list(zip(out, ended, strict=True))
+    known = 0 if memory is None else decoder.recall([row.prompt for row in rows], memory)
+    ids_BT, alive, kept = ids_BT[:, known:], list(range(len(rows))), list[Row]()
+    while alive:
+        own = [rows[b] for b in alive]
+        with steering(subject, interventions, mask_BT=mask_BT[alive], turns=[row.turns for row in own]):
+            done = False
+            while not done:
+                logits_BV = decoder.step(ids_BT).cpu()
+                pairs = zip(logits_BV, own, strict=True)
+                chosen = [_draw(logits_V, temperature, top_p, row.chance) for logits_V, row in pairs]
+                for token, row in zip(chosen, own, strict=True):
+                    row.ended = token in ends
+                    if not row.ended:
+                        row.out.append(token)
+                ids_BT = torch.tensor(chosen)[:, None]
+                going = [i for i, row in enumerate(own) if not row.ended and len(row.out) < tokens]
+                done = len(going) < len(own)
+        if memory is not None:
+            left = (decoder.remember(i, [*row.prompt, *row.out]) for i, row in enumerate(own) if i not in going)
+            kept += [row for row in left if row is not None]
+        if going:
+            decoder.keep(going)
+        ids_BT, alive = ids_BT[going], [alive[i] for i in going]
+    return kept
 
 
 def _draw(logits_V: Tensor, temperature: float, top_p: float, chance: torch.Generator) -> int:
@@ -197,6 +189,12 @@ def _end_tokens(subject: Subject) -> frozenset[int]:
     told = getattr(subject.model.generation_config, "eos_token_id", None)
     ends = {*(told if isinstance(told, list) else [told]), subject.tokenizer.eos_token_id}
     return frozenset(token for token in ends if token is not None)
+
+
+def _check_memory(interventions: Sequence[Intervention]) -> None:
+    if any(one.positions != "all" or one.turns is not None for one in interventions):
+        what = "what an intervention does to some positions alone is not the same when they are read again"
+        raise InputError(what, do="continue without a memory, or intervene at all positions")
 
 
 def _check(tokens: int, temperature: float, top_p: float, samples: int, batch: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from saefeat.atlas import Atlas
+from saefeat.causal.decoder import Memory
 from saefeat.causal.directions import emotion_direction, random_direction
 from saefeat.causal.episode import (
     LARGEST_BATCH,
@@ -193,13 +194,14 @@ def _layer(atlas: Atlas) -> int:
 def model_writer(atlas: Atlas, design: Design) -> Writer:
     """The atlas's own model, steered."""
     made: dict[Condition, list[Intervention]] = {}
+    memory = Memory()  # a conversation goes on: only what was said since is read
 
     def writer(conversations: Sequence[Sequence[Message]], condition: Condition, seed: int) -> list[str]:
         if condition not in made:
             made[condition] = _interventions(atlas, condition, design)
         generated = generate(
             atlas.subject(), list(conversations), interventions=made[condition], tokens=design.tokens,
-            temperature=design.temperature, seed=seed, batch=design.batch,
+            temperature=design.temperature, seed=seed, batch=design.batch, memory=memory,
         )  # fmt: skip
         return list(generated.texts)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saefeat.causal.decoder import Decoder, left_padded, positions
 from saefeat.causal.directions import residual_scales
-from saefeat.causal.generate import Decoder, left_padded, positions
 from saefeat.causal.interventions import Direction, Intervention, Positions, add
 from saefeat.causal.steer import steering
 from saefeat.subject import Subject
