@@ -186,4 +186,5 @@ def _length_figure(spread: dict[str, list[float | None]]) -> Figure:
 
 def _bars_figure(bars: dict[str, dict[str, float]]) -> Figure:
     sets = list(next(iter(bars.values())))
-    return bars_figure(sets, {title: list(own.values()) for title, own in bars.items()}, own=[TITLES["sae"]])
+    values = {title: list(own.values()) for title, own in bars.items()}
+    return bars_figure(sets, values, xlabel="macro-F1, zero-shot", own=[TITLES["sae"]])
