@@ -72,9 +72,10 @@ def fit_prototypes(
     E = int(emotion_N.max()) + 1 if n_emotions is None else n_emotions
     _check(emotion_N, topic_N, E)
     K_NN, F = gram(X_NF), X_NF.shape[1]
-    if ridge is None:
-        ridge = choose_ridge(K_NN, emotion_N, topic_N, E, F)
-    raw_NE = heldout_scores(K_NN, emotion_N, topic_N, E, F, ridge)
+    tried = RIDGES if ridge is None else (ridge,)
+    raw = heldout_scores(K_NN, emotion_N, topic_N, E, F, tried)
+    best = max(range(len(tried)), key=lambda i: _own_first(raw[i][:, :E], emotion_N))  # of equals the first
+    ridge, raw_NE = tried[best], raw[best]
     mean_E, sd_E = calibration(raw_NE, emotion_N)
     heldout_NE, share, spread = with_share((raw_NE - mean_E) / sd_E, emotion_N)
     alpha_NE = dual_prototypes(K_NN, emotion_N, topic_N, E, F, ridge)
@@ -137,26 +138,38 @@ def dual_prototypes(
     The last column is the emotional direction. An emotion without a story, and the last one without flat texts, has
     a column of zeros.
     """
-    N, cell_N = len(K_NN), _cells(emotion_N, topic_N)
-    means_NE = centre_by_topic(_means(emotion_N, E), cell_N)  # c_e = meansᵀ X
-    means_NE = np.column_stack([means_NE, _emotional(emotion_N, topic_N)])  # δ
-    A_K_A = centre_by_topic(centre_by_topic(K_NN, cell_N).T, cell_N)  # X̃ X̃ᵀ
-    R_NN = _centre_by(_centre_by(A_K_A, emotion_N).T, emotion_N)  # R Rᵀ, R: what is left of X̃ within an emotion
-    mean_eigenvalue = np.trace(R_NN) / (N * F)
-    total = np.trace(A_K_A) / (N * F)
-    if mean_eigenvalue <= 1e-12 * total:  # one story an emotion: no spread to whiten by
-        mean_eigenvalue = total
-    if mean_eigenvalue <= 0:
-        return np.zeros((N, E + 1))
-    lam = ridge * mean_eigenvalue
-    K_means_NE = K_NN @ means_NE
-    R_NE = _centre_by(centre_by_topic(K_means_NE, cell_N), emotion_N)  # R Cᵀ
-    R_NN[np.diag_indices(N)] += N * lam
-    factor_NN = torch.linalg.cholesky(torch.from_numpy(R_NN))  # symmetric and positive: half the work of a solve
-    solved_NE = torch.cholesky_solve(torch.from_numpy(R_NE), factor_NN).numpy()
-    alpha_NE = (means_NE - centre_by_topic(_centre_by(solved_NE, emotion_N), cell_N)) / lam
-    length_E = np.einsum("ne,ne->e", K_means_NE, alpha_NE)  # c_e · W_e
-    return alpha_NE / np.sqrt(np.where(length_E > 0, length_E, np.inf))
+    return Dual(K_NN, emotion_N, topic_N, E, F).alpha(ridge)
+
+
+class Dual:
+    """All of the dual form that the ridge does not touch: `alpha` is then a single factorization."""
+
+    def __init__(self, K_NN: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, E: int, F: int) -> None:
+        N, cell_N = len(K_NN), _cells(emotion_N, topic_N)
+        means_NE = centre_by_topic(_means(emotion_N, E), cell_N)  # c_e = meansᵀ X
+        self.means_NE = np.column_stack([means_NE, _emotional(emotion_N, topic_N)])  # δ
+        A_K_A = centre_by_topic(centre_by_topic(K_NN, cell_N).T, cell_N)  # X̃ X̃ᵀ
+        self.R_NN = _centre_by(_centre_by(A_K_A, emotion_N).T, emotion_N)  # R Rᵀ, R: what is left of X̃ in an emotion
+        self.mean_eigenvalue = np.trace(self.R_NN) / (N * F)
+        total = np.trace(A_K_A) / (N * F)
+        if self.mean_eigenvalue <= 1e-12 * total:  # one story an emotion: no spread to whiten by
+            self.mean_eigenvalue = total
+        self.K_means_NE = K_NN @ self.means_NE
+        self.R_NE = _centre_by(centre_by_topic(self.K_means_NE, cell_N), emotion_N)  # R Cᵀ
+        self.emotion_N, self.cell_N = emotion_N, cell_N
+
+    def alpha(self, ridge: float) -> np.ndarray:
+        """As `dual_prototypes`; ridge in mean eigenvalues."""
+        if self.mean_eigenvalue <= 0:
+            return np.zeros_like(self.means_NE)
+        N, lam = len(self.R_NN), ridge * self.mean_eigenvalue
+        shrunk_NN = self.R_NN.copy()
+        shrunk_NN[np.diag_indices(N)] += N * lam
+        factor_NN = torch.linalg.cholesky(torch.from_numpy(shrunk_NN))  # symmetric, positive: half the work of a solve
+        solved_NE = torch.cholesky_solve(torch.from_numpy(self.R_NE), factor_NN).numpy()
+        alpha_NE = (self.means_NE - centre_by_topic(_centre_by(solved_NE, self.emotion_N), self.cell_N)) / lam
+        length_E = np.einsum("ne,ne->e", self.K_means_NE, alpha_NE)  # c_e · W_e
+        return alpha_NE / np.sqrt(np.where(length_E > 0, length_E, np.inf))
 
 
 def raw_scores(K_MN: np.ndarray, K_NN: np.ndarray, alpha_NE: np.ndarray) -> np.ndarray:
@@ -165,19 +178,20 @@ def raw_scores(K_MN: np.ndarray, K_NN: np.ndarray, alpha_NE: np.ndarray) -> np.n
 
 
 def heldout_scores(
-    K_NN: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, E: int, F: int, ridge: float
-) -> np.ndarray:
-    """Raw scores (N, E + 1) of every row by prototypes fitted on other topics; NaN where those lack the emotion."""
-    out_NE = np.full((len(K_NN), E + 1), np.nan)
+    K_NN: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, E: int, F: int, ridges: Sequence[float]
+) -> list[np.ndarray]:
+    """For each ridge raw scores (N, E + 1) of every row by prototypes fitted on other topics; NaN where those lack the
+    emotion."""
+    out = [np.full((len(K_NN), E + 1), np.nan) for _ in ridges]
     fold_N = folds(topic_N)
     for fold in np.unique(fold_N):
         test, train = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
-        K_train = K_NN[np.ix_(train, train)]
-        alpha_NE = dual_prototypes(K_train, emotion_N[train], topic_N[train], E, F, ridge)
-        scored = raw_scores(K_NN[np.ix_(test, train)], K_train, alpha_NE)
+        K_train, K_test = K_NN[np.ix_(train, train)], K_NN[np.ix_(test, train)]
+        dual = Dual(K_train, emotion_N[train], topic_N[train], E, F)
         known = np.append(np.isin(np.arange(E), emotion_N[train]), True)
-        out_NE[np.ix_(test, known)] = scored[:, known]
-    return out_NE
+        for out_NE, ridge in zip(out, ridges, strict=True):
+            out_NE[np.ix_(test, known)] = raw_scores(K_test, K_train, dual.alpha(ridge))[:, known]
+    return out
 
 
 def folds(topic_N: np.ndarray) -> np.ndarray:
@@ -186,18 +200,11 @@ def folds(topic_N: np.ndarray) -> np.ndarray:
     return slot_N % FOLDS
 
 
-def choose_ridge(
-    K_NN: np.ndarray, emotion_N: np.ndarray, topic_N: np.ndarray, E: int, F: int, ridges: Sequence[float] = RIDGES
-) -> float:
-    """The ridge whose calibrated scores put most stories' own emotion first, topics left out in turn."""
+def _own_first(raw_NE: np.ndarray, emotion_N: np.ndarray) -> float:
+    """How often, calibrated, a text's own emotion comes first."""
     own_N = emotion_N != NEUTRAL
-
-    def share(ridge: float) -> float:
-        raw_NE = heldout_scores(K_NN, emotion_N, topic_N, E, F, ridge)[:, :E]
-        mean_E, sd_E = calibration(raw_NE, emotion_N)
-        return float((places(((raw_NE - mean_E) / sd_E)[own_N], emotion_N[own_N]) < 1).mean())
-
-    return max(ridges, key=share)  # of equals the first
+    mean_E, sd_E = calibration(raw_NE, emotion_N)
+    return float((places(((raw_NE - mean_E) / sd_E)[own_N], emotion_N[own_N]) < 1).mean())
 
 
 def places(scores_NE: np.ndarray, emotion_N: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ def test_scores_of_other_emotions_on_unseen_topics_have_mean_0_and_sd_1(seed: in
 
 def test_heldout_scores_are_those_of_a_fit_without_the_topic() -> None:
     X_NF, emotion_N, topic_N = crossed(4, 3, 30, signal=2.0)
-    raw_NE = heldout_scores(gram(X_NF), emotion_N, topic_N, 4, 30, 0.5)
+    (raw_NE,) = heldout_scores(gram(X_NF), emotion_N, topic_N, 4, 30, [0.5])
     test, train = topic_N == 1, topic_N != 1
     W_FE = direct_prototypes(X_NF[train], emotion_N[train], topic_N[train], 4, 0.5)
     np.testing.assert_allclose(raw_NE[test][:, :4], (X_NF[test] - X_NF[train].mean(0)) @ W_FE, rtol=1e-6, atol=1e-8)
