@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from saefeat.cli.common import Settings, emit, json_option, stages, table
+from saefeat.cli.common import Settings, emit, json_option, table
+from saefeat.cli.progress import duration, stages
 
 if TYPE_CHECKING:
     from saefeat.config import BuildConfig
@@ -148,11 +149,3 @@ def size(n_bytes: float) -> str:
         if n_bytes >= 1000**power:
             return f"{n_bytes / 1000**power:.1f} {unit}"
     return f"{n_bytes:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """'1 h 20 min'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

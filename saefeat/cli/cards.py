@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from saefeat.cli.common import Settings, emit, existing_file, json_option, progress
+from saefeat.cli.common import Settings, emit, existing_file, json_option
+from saefeat.cli.progress import stages
 
 EPILOG = """\b
 Examples:
@@ -52,11 +53,10 @@ def export(
     atlas = Atlas.open(
         settings.atlas, device=settings.device, dtype=settings.dtype, allow_other_weights=settings.allow_other_weights
     )
-    with progress(settings) as display:
-        task = display.add_task("cards", total=None)
+    with stages(settings) as report:
         files = export_cards(
             atlas, emotions=emotions, features=names, everything=everything, format=format, out=out, top=top,
-            causal=causal, on_progress=lambda done, total: display.update(task, completed=done, total=total),
+            causal=causal, on_progress=report("cards"),
         )  # fmt: skip
     index = out / "index.html"
     value = {"out": str(out), "index": str(index), "cards": {name: str(path) for name, path in files.items()}}

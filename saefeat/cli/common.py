@@ -1,4 +1,4 @@
-"""What every verb shares: the global settings, where results and progress go, and how errors end."""
+"""What every verb shares: the global settings, where results go, and how errors end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import click
 from saefeat.errors import InputError, SaefeatError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    pass
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -60,46 +60,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(head), line(["─" * w for w in widths]), *map(line, cells)])
-
-
-@contextlib.contextmanager
-def progress(settings: Settings) -> Iterator[Progress]:
-    """A rich progress display on stderr; silent with --quiet or when stderr is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, quiet=settings.quiet)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=settings.quiet or not console.is_terminal) as display:
-        yield display
-
-
-@contextlib.contextmanager
-def stages(settings: Settings) -> Iterator[Callable[[str], Callable[[int, int], None] | None]]:
-    """A reporter for work in stages: a progress bar each on a terminal, else a log line as a stage starts and ends."""
-    import time
-
-    console_lines = logging.getLogger("saefeat.stages")
-    started: dict[str, float] = {}
-
-    with progress(settings) as display:
-
-        def report(stage: str) -> Callable[[int, int], None]:
-            finish()
-            started[stage] = time.monotonic()
-            if display.disable:
-                console_lines.info("%s ...", stage)
-            task = display.add_task(stage, total=None)
-            return lambda done, total: display.update(task, completed=done, total=total)
-
-        def finish() -> None:
-            for stage, since in started.items():
-                if display.disable:
-                    console_lines.info("%s done in %.0f s", stage, time.monotonic() - since)
-            started.clear()
-
-        yield report
-        finish()
 
 
 def read_argument(text: str | None) -> str:

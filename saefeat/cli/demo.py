@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from saefeat.cli.build import quality_line
-from saefeat.cli.common import Settings, stages
+from saefeat.cli.common import Settings
+from saefeat.cli.progress import stages
 
 EPILOG = """\b
 Examples:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from saefeat.cli.common import Settings, emit, json_option, stages
+from saefeat.cli.common import Settings, emit, json_option
+from saefeat.cli.progress import stages
 
 if TYPE_CHECKING:
     from saefeat.evaluate import Bench, Given

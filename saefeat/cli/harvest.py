@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from saefeat.cli.common import Settings, emit, json_option, stages
+from saefeat.cli.common import Settings, emit, json_option
+from saefeat.cli.progress import stages
 
 EPILOG = """\b
 Examples:

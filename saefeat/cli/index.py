@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from saefeat.cli import index_texts
-from saefeat.cli.common import Settings, emit, json_option, progress
+from saefeat.cli.common import Settings, emit, json_option
+from saefeat.cli.progress import stages
 
 EPILOG = """\b
 Examples:
@@ -80,8 +81,7 @@ def make_atlas(
     subject = load_subject(
         model or read_manifest(labels)["subject"]["name"], device=settings.device, dtype=settings.dtype
     )
-    with progress(settings) as display:
-        task = display.add_task("stories", total=None)
+    with stages(settings) as report:
         made = build_atlas(
             labels,
             saes,
@@ -89,7 +89,7 @@ def make_atlas(
             subject=subject,
             name=name,
             allow_other_weights=settings.allow_other_weights,
-            on_progress=lambda done, total: display.update(task, completed=done, total=total),
+            on_progress=report("index"),
         )
     size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
     text = f"{made}: {size / 1e6:.1f} MB\nsaefeat --atlas {made} nearest TEXT"

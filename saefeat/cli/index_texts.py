@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from saefeat.cli.common import Settings, emit, json_option, progress
+from saefeat.cli.common import Settings, emit, json_option
+from saefeat.cli.progress import stages
 from saefeat.cli.querying import open_atlas
 from saefeat.errors import InputError
 
@@ -49,14 +50,10 @@ def add(
         raise InputError("is a file", where=to, do="choose another --to")
     source = _source(texts)
     atlas = open_atlas(settings)
-    with progress(settings) as display:
-        task = display.add_task("texts", total=None)
-
-        def update(done: int, total: int) -> None:
-            display.update(task, completed=done, total=total or None)
-
+    with stages(settings) as report:
         items = read_texts(source, keep_going=keep_going)
-        done = atlas.add_texts(items, to, readout=readout, keep_going=keep_going, on_progress=update)
+        told = report("reading texts")
+        done = atlas.add_texts(items, to, readout=readout, keep_going=keep_going, on_progress=told)
     counts = {"skipped": "in already", "changed": "of them with another text", "failed": "could not be read"}
     more = [f"{getattr(done, name)} {words}" for name, words in counts.items() if getattr(done, name)]
     lines = [
@@ -75,9 +72,8 @@ def build(settings: Settings, directory: Path, as_json: bool) -> None:
     """Make anew what speeds up search in an index of more than 100,000 texts (`add` does it when it is due)."""
     from saefeat.atlas import build_lists
 
-    with progress(settings) as display:
-        task = display.add_task("rows", total=None)
-        search = build_lists(directory, on_progress=lambda done, n: display.update(task, completed=done, total=n))
+    with stages(settings) as report:
+        search = build_lists(directory, on_progress=report("texts"))
     emit({"index": str(directory), "search": search}, lambda: f"search is {_search(search)}", as_json=as_json)
 
 

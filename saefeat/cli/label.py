@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from saefeat.cli.common import Settings, emit, json_option, progress, table
+from saefeat.cli.common import Settings, emit, json_option, table
+from saefeat.cli.progress import stages
 
 EXAMPLES = """\b
 Examples:
@@ -73,15 +74,14 @@ def command(
     plan = dataclasses.replace(plan, **{key: value for key, value in given.items() if value is not None})
     corpus = load_corpus(plan.stories)
     subject = load_subject(model, device=settings.device, dtype=settings.dtype)
-    with progress(settings) as display:
-        task = display.add_task("tokens", total=None)
+    with stages(settings) as report:
         label(
             subject,
             saes,
             corpus,
             plan,
             out,
-            lambda done, total: display.update(task, completed=done, total=total),
+            report("label"),
             allow_other_weights=settings.allow_other_weights,
         )
     manifest = read_manifest(out)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from saefeat.cli.common import Settings, emit, json_option, progress, table
+from saefeat.cli.common import Settings, emit, json_option, table
+from saefeat.cli.progress import stages
 
 EXAMPLES = """\b
 Examples:
@@ -65,12 +66,11 @@ def fetch(settings: Settings, name: str, accept_license: bool, as_json: bool) ->
     """
     from saefeat.subject import fetch as fetch_model
 
-    with progress(settings) as display:
-        task = display.add_task(f"fetch {name}", total=None)
+    with stages(settings) as report:
         directory = fetch_model(
             name,
             accept_license=accept_license,
-            on_progress=lambda done, total: display.update(task, completed=done, total=total),
+            on_progress=report(f"fetch {name}"),
         )
     emit({"name": name, "directory": str(directory)}, lambda: f"{name} is in {directory}", as_json=as_json)
 

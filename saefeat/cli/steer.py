@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from saefeat.cli.common import Settings, emit, json_option, progress, read_argument, table
+from saefeat.cli.common import Settings, emit, json_option, read_argument, table
+from saefeat.cli.progress import stages
 from saefeat.cli.querying import open_atlas
 from saefeat.errors import InputError
 
@@ -98,8 +99,7 @@ def command(
         for kind, name, value in wanted
         for layer in layers or (None,)
     ]
-    with progress(settings) as display:
-        task = display.add_task("writing", total=None)
+    with stages(settings) as report:
         result = compare(
             atlas,
             [{"role": "user", "content": text}] if chat else text,
@@ -109,7 +109,7 @@ def command(
             temperature=temperature,
             seed=seed if seed is not None else settings.seed or 0,
             control=control,
-            on_progress=lambda done, total: display.update(task, completed=done, total=total),
+            on_progress=report("writing"),
         )
     emit(result, lambda: shown(result), as_json=as_json)
 

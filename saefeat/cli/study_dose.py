@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from saefeat.cli.common import Settings, existing_file, json_option, stages, writable_folder
+from saefeat.cli.common import Settings, existing_file, json_option, writable_folder
+from saefeat.cli.progress import stages
 from saefeat.cli.querying import open_atlas
 from saefeat.cli.studying import deliver, report_of
 from saefeat.errors import InputError

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from saefeat.cli.common import Settings, json_option, stages, writable_folder
+from saefeat.cli.common import Settings, json_option, writable_folder
+from saefeat.cli.progress import stages
 from saefeat.cli.querying import open_atlas
 from saefeat.cli.studying import deliver, report_of
 

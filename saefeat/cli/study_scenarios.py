@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from saefeat.cli.common import Settings, existing_file, json_option, stages, writable_folder
+from saefeat.cli.common import Settings, existing_file, json_option, writable_folder
+from saefeat.cli.progress import stages
 from saefeat.cli.querying import open_atlas
 from saefeat.cli.studying import IDS, deliver, embedding_scorer, report_of, stories_option
 

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from saefeat.cli.build import quality_line
-from saefeat.cli.common import Settings, emit, json_option, stages
+from saefeat.cli.common import Settings, emit, json_option
 from saefeat.cli.harvest import numbers
+from saefeat.cli.progress import stages
 
 EPILOG = """\b
 Examples:

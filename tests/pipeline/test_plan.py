@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from saefeat.cli.build import duration, plan_text, size
+from saefeat.cli.build import plan_text, size
+from saefeat.cli.progress import duration
 from saefeat.config import BuildConfig, HarvestConfig, LabelConfig, SaeConfig, SubjectConfig, TrainConfig
 from saefeat.errors import InputError, MissingModel
 from saefeat.pipeline import Plan, build, labelling, plan, shape, stages
