@@ -22,14 +22,15 @@ from saefeat.subject import Subject
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids, and for each layer their keys and values, (H, T, W)."""
+    """Token ids, and for each layer their keys and values, (H, T, W), on the CPU."""
 
     ids: list[int]
-    layers: list[tuple[Tensor, Tensor]]
+    layers: list[tuple[Tensor, ...]]
 
 
 class Memory:
-    """Keys and values of the rows that were continued last, T x layers x 2 H W numbers in the model's dtype each.
+    """Keys and values of the rows that were continued last, T x layers x 2 H W numbers in the model's dtype each, in
+    the machine's memory, not the device's.
 
     They are those of one model under the same interventions: with others (`belongs_to`) all of it is forgotten.
     """
@@ -107,7 +108,7 @@ class Decoder:
                     own = len(ids) - fed
                     if own > 0 and row is not None:
                         part_BHPW[b, :, P - own :] = row.layers[number][side][:, :own]
-                both.append(part_BHPW)
+                both.append(part_BHPW.to(self.device))
             self.cache.update(both[0], both[1], number)
         return P
 
@@ -119,7 +120,7 @@ class Decoder:
         layers: list[Any] = self.cache.layers
         if any(getattr(layer, "keys", None) is None or layer.keys.shape[-2] < known for layer in layers):
             return None
-        kept = [(one.keys[b, :, first:].clone(), one.values[b, :, first:].clone()) for one in layers]
+        kept = [tuple(side[b, :, first:].to("cpu", copy=True) for side in (one.keys, one.values)) for one in layers]
         return Row(list(ids[: known - first]), kept)
 
     def keep(self, rows: Sequence[int]) -> None:
