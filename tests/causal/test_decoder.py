@@ -11,7 +11,7 @@ from torch import Tensor
 from saefeat.causal import Direction, Memory, add, generate
 from saefeat.errors import InputError
 from saefeat.subject import Subject
-from tests.tiny import tiny_subject
+from tests.tiny import LAYOUTS, TEXT, tiny_subject
 
 LAYER = 1
 TALKS = [
@@ -60,6 +60,16 @@ def test_rows_that_have_ended_leave_the_batch(tiny: Subject, fed: list[tuple[int
     assert len({len(row) for row in expected}) > 2
     lengths = [len(row) for row in expected]
     assert [B for B, _ in fed] == [sum(n >= step for n in lengths) for step in range(12)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logits_are_made_of_the_last_column_alone_and_of_a_copy(layout: str) -> None:
+    subject = tiny_subject(layout)
+    seen: list[Tensor] = []
+    subject.parts.unembedding.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    generate(subject, [TEXT[:200], TEXT[200:300]], tokens=2, stop=False)
+    assert [x_BTD.shape[:2] for x_BTD in seen] == [(2, 1)] * 2
+    assert all(x_BTD.is_contiguous() for x_BTD in seen)
 
 
 @pytest.mark.parametrize("steered", [False, True])
