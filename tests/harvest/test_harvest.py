@@ -202,7 +202,7 @@ def test_progress_rises_to_the_end(tiny: Subject, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- faults
 KILLER = """
-import os, random, signal, sys, time, json
+import os, random, signal, sys, json
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
@@ -211,22 +211,33 @@ from saefeat.harvest import harvest
 from tests.tiny import tiny_subject
 import h5py, saefeat.harvest.write  # loaded once; the children are forks
 config, subject, chance = from_dict(HarvestConfig, json.loads(sys.argv[2])), tiny_subject(), random.Random(1)
+left = [0]
+
+def deadly(function):
+    def call(*args, **kwargs):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
 told = []
 for round in range(2):
     out, shards = Path(sys.argv[1]) / str(round), []
     for turn in range(100):
+        left[0] = chance.randrange(1, 16)
         child = os.fork()
         if not child:
+            subject.residuals, os.fsync, os.replace = map(deadly, (subject.residuals, os.fsync, os.replace))
             harvest(subject, config, out)
             os._exit(0)
-        time.sleep(chance.uniform(0.01, 0.15))
-        os.kill(child, signal.SIGKILL)
         if os.waitpid(child, 0)[1] == 0:
             break
         shards.append(len(list(out.glob("shard_*.h5"))))
     told.append(shards)
 print(json.dumps(told))
 """
+"""Killed before some forward pass, or before something is written through or gets its name."""
 
 
 def test_a_harvest_killed_again_and_again_equals_an_undisturbed_one(whole: Path, tiny: Subject, tmp_path: Path) -> None:
