@@ -92,17 +92,16 @@ class Read:
         """
         exponent = np.float32(1.0 if name.startswith("dense") else power)
         wanted_N, wrong_N = (self.other_N, self.speaker_N) if other else (self.speaker_N, self.other_N)
-        X_NF = self.of_dialogues[name][rows_N]
-        X_NF = X_NF if exponent == 1 else X_NF**exponent
-        setting_N, wanted_N, wrong_N = self.setting_N[rows_N], wanted_N[rows_N], wrong_N[rows_N]
+        wanted_N, wrong_N, setting_N = wanted_N[rows_N], wrong_N[rows_N], self.setting_N[rows_N]
+        X_NF = raised(self.of_dialogues[name][rows_N], exponent)
         if by_role:
             X_NF = centred(X_NF, np.char.add(setting_N, (self.number_N[rows_N] % 2).astype(str)))
-        given = [("remarks", self.of_remarks, self.remarks), ("stories", self.of_stories, self.stories)]
-        more = [(pools[name], *told) for one, pools, told in given if one in also]
-        parts = [x if exponent == 1 else x**exponent for x, _, _ in more]
-        emotion_N = np.concatenate([*([wanted_N] if fitted else []), *(e for _, e, _ in more)])
-        topic_N = np.concatenate([*([setting_N] if fitted else []), *(t for _, _, t in more)])
-        stacked_NF = np.concatenate([*([X_NF] if fitted else []), *parts])
+        parts = [(X_NF, wanted_N, setting_N)] if fitted else []
+        if "remarks" in also:
+            parts.append((raised(self.of_remarks[name], exponent), *self.remarks))
+        if "stories" in also:
+            parts.append((raised(self.of_stories[name], exponent), *self.stories))
+        stacked_NF, emotion_N, topic_N = (np.concatenate(part) for part in zip(*parts, strict=True))
         fit = fit_prototypes(stacked_NF, emotion_N, topic_N, ridge=RIDGE, n_emotions=len(self.dialogues.emotions))
         scores_NE = fit.heldout_NE[: len(X_NF)] if fitted else X_NF @ fit.W_FE + fit.bias_E
         shown_N = (np.ones(len(X_NF), bool) if shown_N is None else shown_N[rows_N]) & (wanted_N != NEUTRAL)
@@ -153,6 +152,11 @@ def signs(pools: Pools) -> Pools:
     """The mean stream from the means of its two signs; activations as they are."""
     halves = {name: np.split(X_NF, 2, axis=1) for name, X_NF in pools.items() if name.startswith("dense")}
     return {name: halves[name][0] - halves[name][1] if name in halves else X_NF for name, X_NF in pools.items()}
+
+
+def raised(X_NF: np.ndarray, exponent: np.float32) -> np.ndarray:
+    """Activations to a power; a stream, which has signs, comes with power 1 and stays as it is."""
+    return X_NF if exponent == 1 else X_NF**exponent
 
 
 def centred(X_NF: np.ndarray, group_N: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ class Decoder:
         from transformers import DynamicCache
 
         self.model: Any = subject.model
-        self.device, self.dtype = subject.device, subject.dtype
+        self.device = subject.device
         self.mask_BT = mask_BT.to(self.device, torch.long)
         self.cache = DynamicCache(config=self.model.config)
         takes = inspect.signature(self.model.forward).parameters

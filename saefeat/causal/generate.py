@@ -1,8 +1,8 @@
 """Text from the model, seeded and in batches, with or without interventions.
 
-Each row draws from a generator of its own, seeded by (seed, prompt, sample), so
-a text does not depend on its neighbours (up to rounding), and a steered and an unsteered run draw alike: what differs
-between them is what the intervention did.
+Each row draws from a generator of its own, seeded by (seed, prompt, sample), so a text does not depend on its
+neighbours (up to rounding), and a steered and an unsteered run draw alike: what differs between them is what the
+intervention did.
 
 A row that has ended leaves its batch. Shapes: B rows, T tokens, V vocabulary.
 """
@@ -124,8 +124,8 @@ def _continue(
     while alive:
         own = [rows[b] for b in alive]
         with steering(subject, interventions, mask_BT=mask_BT[alive], turns=[row.turns for row in own]):
-            done = False
-            while not done:
+            going = list(range(len(own)))
+            while len(going) == len(own):
                 logits_BV = decoder.step(ids_BT).cpu()
                 pairs = zip(logits_BV, own, strict=True)
                 chosen = [_draw(logits_V, temperature, top_p, row.chance) for logits_V, row in pairs]
@@ -135,7 +135,6 @@ def _continue(
                         row.out.append(token)
                 ids_BT = torch.tensor(chosen)[:, None]
                 going = [i for i, row in enumerate(own) if not row.ended and len(row.out) < tokens]
-                done = len(going) < len(own)
         if memory is not None:
             left = (decoder.remember(i, [*row.prompt, *row.out]) for i, row in enumerate(own) if i not in going)
             kept += [row for row in left if row is not None]

@@ -10,14 +10,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from saefeat.errors import InputError, SaefeatError
-
-if TYPE_CHECKING:
-    pass
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
